@@ -1,0 +1,91 @@
+"""`taudl COMMAND ...`: finds the command, runs it, and turns what went wrong into one message and an exit code.
+
+0: done. 1: failed (bad data, a full disk). 2: wrong usage. 130: interrupted. TAUDL_DEBUG=1 shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from taudl_dist.errors import UsageError, UserError
+
+COMMANDS = {
+    "demo": "the whole way on synthetic video, in a few minutes on a CPU",
+    "synth": "generate a synthetic multi-camera corpus: videos, tracks, truth",
+    "track": "detect and track people in videos",
+    "shard": "videos and tracks -> a dataset of tracklets",
+    "import": "a re-id benchmark -> a dataset of tracklets",
+    "validate": "re-read and verify every file of a dataset",
+    "info": "what a dataset holds",
+    "preview": "contact sheets of a dataset's tracklets, as HTML",
+    "plan": "what a training run will touch: batches, bytes, memory",
+    "train": "train a re-identification model on a dataset",
+    "evaluate": "CMC, mAP and mINP of a model on a dataset's query and gallery",
+    "embed": "tracklet features of a dataset as Parquet",
+}
+"""Name of each command (a module of taudl_dist.commands) and what it is for."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview(), file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from taudl_dist import __version__
+
+        print(f"taudl {__version__}")
+        return 0
+    name = argv[0]
+    if name not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean `taudl {close[0]}`?" if close else "`taudl --help` lists the commands"
+        print(f"taudl: unknown command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"taudl_dist.commands.{'import_' if name == 'import' else name}")
+    return run_guarded(lambda: module.main(argv[1:]), name)
+
+
+def run_guarded(command, name: str) -> int:
+    """Calls `command` and maps what it raises to a message on stderr and an exit code."""
+    try:
+        return command() or 0
+    except SystemExit as stop:  # tyro leaves this way: 0 after --help, 2 on wrong usage
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
+    except KeyboardInterrupt:
+        print(f"taudl {name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `taudl info | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (UserError, OSError) as error:
+        if os.environ.get("TAUDL_DEBUG"):
+            raise
+        print(f"taudl {name}: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {purpose}" for name, purpose in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: taudl COMMAND [flags]",
+            "",
+            "Unlabelled multi-camera video in, a person re-identification model out.",
+            "",
+            *lines,
+            "",
+            "`taudl COMMAND --help` lists a command's flags; `taudl demo` is the place to start.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
