@@ -1,0 +1,122 @@
+"""The last step of making a dataset: fragments become one manifest, one training index, one digest; dataset.json comes last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_tools.atomic import remove_leftovers, whole_file, write_json
+from data_tools.shard_writer import FRAGMENT_SCHEMA, FRAGMENTS_DIR, read_ok
+from taudl_dist.dataset.index import write_index
+from taudl_dist.dataset.schema import (
+    DATASET_FILE,
+    FORMAT,
+    INDEX_FILE,
+    INDEX_SCHEMA,
+    MANIFEST_FILE,
+    MANIFEST_SCHEMA,
+    SHARDS_DIR,
+    SPLITS,
+    VERSION,
+    dataset_digest,
+)
+from taudl_dist.errors import UserError
+
+
+def finalize(folder: Path, *, units: list[str], cameras: list[str], plan_digest: str, about: dict[str, Any]) -> str:
+    """Merges committed units, in the order given, into a finished dataset and returns its digest.
+
+    Args:
+        about: what dataset.json also says: settings, encoder, source. Not part of the digest.
+
+    Raises:
+        UserError: a unit that is not committed, or fragments that do not fit together.
+    """
+    shards, manifest = _merge(folder, units, plan_digest)
+    manifest = _sorted(manifest, cameras)
+    _check(manifest, cameras)
+    digest = dataset_digest(cameras, shards, manifest)
+    info = {
+        "format": FORMAT,
+        "version": VERSION,
+        "digest": digest,
+        "cameras": _camera_counts(manifest, cameras),
+        "splits": {split: _counts(manifest, split) for split in SPLITS},
+        "shards": shards,
+        **about,
+    }
+    with whole_file(folder / MANIFEST_FILE) as temporary:
+        pq.write_table(manifest, temporary)
+    training = manifest.filter(pc.equal(manifest["split"], "train"))
+    with whole_file(folder / INDEX_FILE) as temporary:
+        write_index(temporary, {name: training[name].to_numpy() for name in INDEX_SCHEMA.names})
+    for part in (folder, folder / SHARDS_DIR, folder / FRAGMENTS_DIR):
+        remove_leftovers(part)
+    write_json(folder / DATASET_FILE, info)
+    return digest
+
+
+def _merge(folder: Path, units: list[str], plan_digest: str) -> tuple[list[dict[str, Any]], pa.Table]:
+    shards, tables = [], [MANIFEST_SCHEMA.empty_table()]
+    for number, unit in enumerate(units):
+        ok = read_ok(folder, unit, plan_digest=plan_digest)
+        if ok is None:
+            raise UserError(f"{folder}: unit {unit} is not complete; run the same command again to go on")
+        rows = pq.read_table(folder / FRAGMENTS_DIR / f"{unit}.parquet", schema=FRAGMENT_SCHEMA)
+        if rows.num_rows != ok["rows"]:
+            raise UserError(
+                f"{folder}: fragment {unit} has {rows.num_rows} rows, its .ok.json says {ok['rows']}; delete"
+                f" {SHARDS_DIR}/{unit}.ok.json and run the same command again"
+            )
+        shard = pa.array(np.full(rows.num_rows, number, np.int32))
+        shards.append(ok["shard"])
+        tables.append(rows.append_column("shard", shard).select(MANIFEST_SCHEMA.names).cast(MANIFEST_SCHEMA))
+    return shards, pa.concat_tables(tables)
+
+
+def _sorted(manifest: pa.Table, cameras: list[str]) -> pa.Table:
+    """Rows in order of split, camera (as listed), label, key."""
+    ranks = {
+        "split": pc.index_in(manifest["split"], pa.array(SPLITS)),
+        "camera": pc.index_in(manifest["camera"], pa.array(cameras, pa.string())),
+        "label": manifest["label"],
+        "key": manifest["key"],
+    }
+    order = pc.sort_indices(pa.table(ranks), [(name, "ascending") for name in ranks])
+    return manifest.take(order).combine_chunks()
+
+
+def _check(manifest: pa.Table, cameras: list[str]) -> None:
+    """No tracklet twice, only known cameras, and training labels 0..M_t-1 in each camera."""
+    twice = manifest.group_by(["split", "key"]).aggregate([([], "count_all")]).filter(pc.field("count_all") > 1)
+    assert not twice.num_rows, f"keys twice: {twice['key'].to_pylist()[:3]}"
+    assert set(manifest["camera"].unique().to_pylist()) <= set(cameras)
+    training = manifest.filter(pc.equal(manifest["split"], "train"))
+    counts = _per_camera(training, cameras)
+    expected = np.concatenate([np.arange(count) for count in counts]) if counts else np.zeros(0, np.int64)
+    assert np.array_equal(training["label"].to_numpy(), expected), "labels are not 0..M_t-1 in each camera"
+
+
+def _per_camera(rows: pa.Table, cameras: list[str]) -> list[int]:
+    codes = pc.index_in(rows["camera"], pa.array(cameras, pa.string())).to_numpy()
+    return np.bincount(codes, minlength=len(cameras)).tolist()
+
+
+def _camera_counts(manifest: pa.Table, cameras: list[str]) -> list[dict[str, Any]]:
+    training = manifest.filter(pc.equal(manifest["split"], "train"))
+    codes = pc.index_in(training["camera"], pa.array(cameras, pa.string())).to_numpy()
+    frames = np.bincount(codes, weights=training["num_frames"].to_numpy(), minlength=len(cameras))
+    return [
+        {"name": name, "num_tracklets": count, "num_frames": int(frames[number])}
+        for number, (name, count) in enumerate(zip(cameras, _per_camera(training, cameras)))
+    ]
+
+
+def _counts(manifest: pa.Table, split: str) -> dict[str, int]:
+    rows = manifest.filter(pc.equal(manifest["split"], split))
+    return {"tracklets": rows.num_rows, "frames": int(pc.sum(rows["num_frames"], min_count=0).as_py())}

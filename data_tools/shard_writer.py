@@ -1,0 +1,145 @@
+"""One unit of a dataset on disk: its tar, DALI index and manifest fragment, committed by an .ok.json that is written last.
+
+The bytes are a function of the unit's tracklets alone, so an attempt that was thought dead and writes late does no harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_tools.atomic import whole_file, write_json
+from taudl_dist.dataset.schema import MANIFEST_SCHEMA, SHARDS_DIR
+from taudl_dist.errors import UserError
+
+FRAGMENTS_DIR = "fragments"
+FRAGMENT_SCHEMA = MANIFEST_SCHEMA.remove(MANIFEST_SCHEMA.get_field_index("shard"))
+"""The manifest rows of one unit; the shard's number is known when all units are done."""
+
+_BLOCK = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTracklet:
+    """A tracklet on its way into a tar. `images`: (frame number, JPEG), ascending. `meta`: the content of <key>.json.
+
+    `splits` has one entry, or both query and gallery: then two manifest rows share one extent.
+    """
+
+    key: str
+    camera: str
+    splits: tuple[str, ...]
+    label: int
+    person_id: int | None
+    start_s: float
+    end_s: float
+    images: list[tuple[int, bytes]]
+    meta: dict[str, Any]
+
+
+def tracklet_key(camera: str, name: str) -> str:
+    """Key of a tracklet: the camera in safe letters and a hash, which is also the tracklet's place in the hashed order."""
+    digest = hashlib.sha256(f"{camera}\0{name}".encode()).hexdigest()
+    return f"{safe_name(camera)}-{digest[:16]}"
+
+
+def safe_name(camera: str) -> str:
+    """A camera's name in letters that suit file names and tar keys (no dots), still different for different cameras."""
+    safe = re.sub(r"[^A-Za-z0-9_-]", "_", camera)[:40]
+    return safe if safe == camera else f"{safe}-{hashlib.sha256(camera.encode()).hexdigest()[:6]}"
+
+
+def write_unit(folder: Path, unit: str, tracklets: Iterable[ShardTracklet], *, plan_digest: str) -> None:
+    """Writes and commits a unit; the tracklets stand in the tar in the order given."""
+    tar = folder / SHARDS_DIR / f"{unit}.tar"
+    fragment = folder / FRAGMENTS_DIR / f"{unit}.parquet"
+    with whole_file(tar) as temporary:
+        rows, index = _write_tar(temporary, tracklets)
+        with temporary.open("rb") as written:
+            shard = {
+                "name": tar.name,
+                "bytes": temporary.stat().st_size,
+                "sha256": hashlib.file_digest(written, "sha256").hexdigest(),
+            }
+    with whole_file(tar.with_name(f"{tar.name}.idx")) as temporary:
+        temporary.write_text(index)
+    with whole_file(fragment) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=FRAGMENT_SCHEMA), temporary)
+    counts = {"tracklets": len({row["key"] for row in rows}), "rows": len(rows)}
+    write_json(_ok_path(folder, unit), {"plan": plan_digest, "shard": shard, **counts})
+
+
+def read_ok(folder: Path, unit: str, *, plan_digest: str) -> dict[str, Any] | None:
+    """The commit record of a unit, or None when it has to be made (again)."""
+    try:
+        ok = json.loads(_ok_path(folder, unit).read_text())
+        size = (folder / SHARDS_DIR / f"{unit}.tar").stat().st_size
+        is_whole = ok["plan"] == plan_digest and ok["shard"]["bytes"] == size
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return ok if is_whole and (folder / FRAGMENTS_DIR / f"{unit}.parquet").is_file() else None
+
+
+def _ok_path(folder: Path, unit: str) -> Path:
+    return folder / SHARDS_DIR / f"{unit}.ok.json"
+
+
+def _write_tar(path: Path, tracklets: Iterable[ShardTracklet]) -> tuple[list[dict[str, Any]], str]:
+    """The manifest rows and the text of DALI's webdataset index."""
+    from webdataset.writer import TarWriter
+
+    rows: list[dict[str, Any]] = []
+    samples = []
+    with path.open("wb") as file, TarWriter(file, user="taudl", group="taudl", mtime=0, encoder=False) as writer:
+        for tracklet in tracklets:
+            offset = writer.tarstream.offset
+            members = _members(tracklet)
+            writer.write({"__key__": tracklet.key, **members})
+            length = writer.tarstream.offset - offset
+            samples.append(_index_line(tracklet.key, members, offset))
+            rows += [_row(tracklet, split, offset, length) for split in tracklet.splits]
+    return rows, f"v1.2 {len(samples)}\n" + "".join(f"{line}\n" for line in samples)
+
+
+def _members(tracklet: ShardTracklet) -> dict[str, bytes]:
+    """Content by extension. Nine digits: the writer sorts extensions as text, and a camera runs for weeks."""
+    frames = [frame for frame, _ in tracklet.images]
+    if not frames or frames != sorted(set(frames)) or frames[0] < 0 or frames[-1] >= 10**9:
+        raise UserError(
+            f"tracklet {tracklet.key} of camera {tracklet.camera!r}: frame numbers {frames[:3]}...; expected at least one"
+            " frame, and ascending numbers from 0 to 10^9 without repetition"
+        )
+    images = {f"{frame:09d}.jpg": jpeg for frame, jpeg in tracklet.images}
+    return {**images, "json": json.dumps(tracklet.meta, sort_keys=True, separators=(",", ":")).encode()}
+
+
+def _index_line(key: str, members: dict[str, bytes], offset: int) -> str:
+    """`extension offset size name` of each member, where offset is that of its content."""
+    words = []
+    for extension, content in members.items():
+        words.append(f"{extension} {offset + _BLOCK} {len(content)} {key}.{extension}")
+        offset += _BLOCK + -(-len(content) // _BLOCK) * _BLOCK
+    return " ".join(words)
+
+
+def _row(tracklet: ShardTracklet, split: str, offset: int, length: int) -> dict[str, Any]:
+    return {
+        "camera": tracklet.camera,
+        "label": tracklet.label,
+        "split": split,
+        "key": tracklet.key,
+        "offset": offset,
+        "length": length,
+        "num_frames": len(tracklet.images),
+        "start_s": tracklet.start_s,
+        "end_s": tracklet.end_s,
+        "person_id": tracklet.person_id,
+    }

@@ -1,0 +1,176 @@
+"""Feeds one worker: reads and decodes its groups of the next steps in a background thread.
+
+The order is the plan's, so the loader has no state: a loader that starts at step s gives what an older one would have given there.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import numpy as np
+
+from taudl_dist.batches.batch import Batch
+from taudl_dist.batches.draws import concatenate, crop_windows
+from taudl_dist.batches.pipeline import CorruptImageError, DecodePipeline, jpeg_sizes
+from taudl_dist.batches.plan import BatchPlan, Group, check_world_size, split_groups
+from taudl_dist.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from taudl_dist.dataset import Dataset
+
+Item = TypeVar("Item")
+
+_STOP_TIMEOUT_S = 30.0
+
+
+class BatchLoader:
+    """The batches of worker `rank` for the steps start..stop-1, a few of them ahead of their use.
+
+    Args:
+        dataset: the open dataset of the plan.
+        plan: what each step consists of.
+        device: where images are decoded and where tensors lie.
+        depth: batches kept ready.
+
+    Raises:
+        UsageError: more workers than groups.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        plan: BatchPlan,
+        *,
+        rank: int,
+        world_size: int,
+        start: int,
+        stop: int,
+        device: str | torch.device = "cpu",
+        depth: int = 2,
+    ) -> None:
+        from taudl_dist.dataset import TrackletReader
+
+        check_world_size(plan.num_groups, plan.cameras_per_step, world_size)
+        batch = plan.config.batch
+        largest_group = -(-plan.tracklets_per_camera // batch.groups_per_camera) * batch.frames
+        self._dataset, self._plan = dataset, plan
+        self._rank, self._world_size, self._device = rank, world_size, device
+        self._reader = TrackletReader(dataset)
+        self._pipeline = DecodePipeline(
+            -(-plan.max_groups // world_size) * largest_group, batch.height, batch.width, device
+        )
+        self._steps, self._depth = range(start, stop), depth
+        self._running: Callable[[], Generator[Batch] | None] = lambda: None
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.close()
+        batches = prefetch(self.load, self._steps, depth=self._depth)
+        self._running = weakref.ref(batches)  # a loop that is left drops its iterator, and the thread ends with it
+        return batches
+
+    def close(self) -> None:
+        """Ends the iteration under way and its thread."""
+        running = self._running()
+        if running is not None:
+            running.close()
+
+    def load(self, step: int) -> Batch:
+        """The worker's share of a step, read and decoded now.
+
+        Raises:
+            UserError: damaged data, with shard and tracklet.
+        """
+        import torch
+
+        groups = self._plan.groups(step)
+        runs = split_groups(groups, self._world_size)
+        mine = runs[self._rank]
+        jpegs = [
+            jpeg for group in mine for row, frames in zip(group.rows, group.frames) for jpeg in self._read(row, frames)
+        ]
+        draws = concatenate([group.draws for group in mine])
+        try:
+            images = self._pipeline.decode(jpegs, crop_windows(draws, *jpeg_sizes(jpegs)), draws.flip)
+        except CorruptImageError as error:
+            self._name_culprit(mine, error)
+
+        def per_image(values: Sequence[np.ndarray]) -> torch.Tensor:
+            """One number per tracklet, group by group, repeated for its frames."""
+            return torch.from_numpy(np.repeat(np.concatenate(values), mine[0].frames.shape[1])).to(self._device)
+
+        return Batch(
+            step=step,
+            images=images,
+            cameras=per_image([np.full(len(group.rows), group.camera) for group in mine]),
+            labels=per_image([group.labels for group in mine]),
+            tracklets=per_image([group.slots for group in mine]),
+            group_sizes=tuple(group.num_images for group in mine),
+            rank_images=tuple(sum(group.num_images for group in run) for run in runs),
+            rank_tracklets=tuple(sum(len(group.rows) for group in run) for run in runs),
+            total_groups=len(groups),
+            num_cameras=len({group.camera for group in groups}),
+        )
+
+    def _read(self, row: int, frames: np.ndarray) -> list[bytes]:
+        index = self._dataset.training
+        jpegs = self._reader.read(*self._extent(row))
+        if len(jpegs) != index.num_frames[row]:
+            raise UserError(
+                f"{self._dataset.shard_path(index.shard[row])}: tracklet {self._reader.read_sample(*self._extent(row)).key} has"
+                f" {len(jpegs)} images, the index says {index.num_frames[row]}; run `taudl validate`, then make the dataset again"
+            )
+        return [jpegs[frame] for frame in frames]
+
+    def _extent(self, row: int) -> tuple[int, int, int]:
+        index = self._dataset.training
+        return int(index.shard[row]), int(index.offset[row]), int(index.length[row])
+
+    def _name_culprit(self, groups: Sequence[Group], error: CorruptImageError) -> NoReturn:
+        frames = np.concatenate([group.frames for group in groups])
+        tracklet, column = np.unravel_index(error.position, frames.shape)
+        extent = self._extent(np.concatenate([group.rows for group in groups])[tracklet])
+        sample = self._reader.read_sample(*extent)
+        raise UserError(
+            f"{self._dataset.shard_path(extent[0])}: {sample.key}.{sample.frames[frames[tracklet, column]]:06d}.jpg:"
+            f" {error.reason}; run `taudl validate`, then make the dataset again"
+        ) from None
+
+
+def prefetch(make: Callable[[int], Item], steps: Sequence[int], *, depth: int) -> Generator[Item]:
+    """make(step) for each step in order, up to `depth` of them made ahead in a thread.
+
+    An exception of `make` is raised where its item would have come. The thread ends with the generator, however that ends.
+    """
+    ready: queue.SimpleQueue[tuple[Item | None, BaseException | None]] = queue.SimpleQueue()
+    room = threading.Semaphore(depth)
+    stopping = threading.Event()
+
+    def work() -> None:
+        try:
+            for step in steps:
+                room.acquire()
+                if stopping.is_set():
+                    return
+                ready.put((make(step), None))
+        except BaseException as error:  # raised again in the consumer
+            ready.put((None, error))
+
+    thread = threading.Thread(target=work, name="taudl-prefetch", daemon=True)
+    thread.start()
+    try:
+        for _ in steps:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            room.release()
+            yield item  # type: ignore[misc]
+    finally:
+        stopping.set()
+        room.release()
+        thread.join(_STOP_TIMEOUT_S)  # a read from a dead network disk must not hang the exit

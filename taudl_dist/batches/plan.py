@@ -1,0 +1,222 @@
+"""What each step trains on: a pure function of (dataset digest, seed, step), the same for every number of workers.
+
+No state: step 10^6 costs what step 0 costs, and a checkpoint holds the step alone. A global batch is C cameras x n tracklets x F
+frames; cameras and the tracklets of a camera are drawn by `stream.draw`, so that
+
+- no camera and no tracklet comes twice in a batch, across the boundaries of rounds and epochs too;
+- every camera comes exactly once in a round, and every tracklet of a camera exactly once in an epoch of that camera;
+- a camera with fewer than n tracklets shows all of them on each visit; one without tracklets takes no part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taudl_dist.batches.draws import Draws, choose_frames, draw_augmentation, uniforms
+from taudl_dist.batches.permutation import fold
+from taudl_dist.batches.stream import draw
+from taudl_dist.config import Config
+from taudl_dist.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from taudl_dist.dataset import Dataset
+
+PLAN_VERSION = 1
+"""Changes whenever the same (digest, seed, step) would give another batch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """One camera's visit or an equal part of it: never split over workers, and the batch norm group."""
+
+    index: int
+    """Position in the global batch."""
+    camera: int
+    """Index into the dataset's cameras."""
+    slots: NDArray[np.int64]
+    """(m,) positions of the tracklets in the global batch, ascending over the groups."""
+    rows: NDArray[np.int64]
+    """(m,) rows of the training index."""
+    labels: NDArray[np.int64]
+    """(m,) labels of the tracklets within their camera."""
+    frames: NDArray[np.int64]
+    """(m, F) frames inside each tracklet, ascending."""
+    draws: Draws
+    """Crops and flips of the m*F images, tracklet by tracklet."""
+
+    @property
+    def num_images(self) -> int:
+        return self.frames.size
+
+
+class BatchPlan:
+    """The batches of a training run.
+
+    Args:
+        dataset: an open dataset or its path; only `.digest`, `.cameras` and `.training` are used.
+        config: batch, augment, seed and model.batch_norm decide.
+
+    Raises:
+        UserError: there is nothing to train on.
+        UsageError: the batch cannot be formed from this dataset.
+    """
+
+    def __init__(self, dataset: Dataset | str | Path, config: Config) -> None:
+        if isinstance(dataset, str | Path):
+            from taudl_dist.dataset import open_dataset
+
+            dataset = open_dataset(dataset)
+        self.dataset = dataset
+        self.config = config
+        sizes = np.diff(dataset.training.camera_offsets)
+        self.cameras = np.flatnonzero(sizes)
+        """Indices of the cameras that have training tracklets, T of them."""
+        self._sizes = sizes[self.cameras]
+        if not len(self.cameras):
+            raise UserError(
+                f"the dataset (digest {dataset.digest}) has no training tracklets; shard or import some first"
+            )
+        self.cameras_per_step = _cameras_per_step(config, len(self.cameras))
+        """C: cameras of one batch."""
+        self.tracklets_per_camera = config.batch.images // (self.cameras_per_step * config.batch.frames)
+        """n: tracklets of a camera in one batch, or all it has if those are fewer."""
+        self._take = np.minimum(self._sizes, self.tracklets_per_camera)
+        self._check_groups()
+        text = f"taudl batch plan {PLAN_VERSION}|{dataset.digest}|{config.seed}"
+        words = np.frombuffer(hashlib.sha256(text.encode()).digest(), "<u8").astype(np.uint64)
+        self._camera_key, self._tracklet_keys, self._draw_key = words[:1], fold(words[1], self.cameras), words[2:]
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of a batch whose cameras all have n tracklets; no batch is larger."""
+        return self.cameras_per_step * self.tracklets_per_camera * self.config.batch.frames
+
+    @property
+    def num_groups(self) -> int:
+        """Groups that every batch has at least; more workers than these cannot be fed."""
+        parts = np.minimum(self._take, self.config.batch.groups_per_camera)
+        return int(np.sort(parts)[: self.cameras_per_step].sum())
+
+    @property
+    def max_groups(self) -> int:
+        """Groups that a batch has at most."""
+        return self.cameras_per_step * self.config.batch.groups_per_camera
+
+    def epochs(self, steps: int) -> NDArray[np.float64]:
+        """How often `steps` steps show each tracklet of a camera, for each of `cameras`."""
+        return steps * self.cameras_per_step / len(self.cameras) * self._take / self._sizes
+
+    def groups(self, step: int) -> list[Group]:
+        """The groups of a step, in the order of the global batch."""
+        camera, labels = self._tracklets(step)
+        training, frames_per_tracklet = self.dataset.training, self.config.batch.frames
+        rows = (
+            training.camera_offsets[self.cameras[camera]] + labels
+        )  # a camera's rows are in order of its labels 0..M_c-1
+        frames = choose_frames(
+            training.num_frames[rows].astype(np.int64),
+            uniforms((len(rows), frames_per_tracklet), key=self._draw_key, step=step, purpose="frames"),
+        )
+        draws = draw_augmentation(frames.size, self.config.augment, key=self._draw_key, step=step)
+        slots = np.arange(len(rows))
+        groups: list[Group] = []
+        for start, stop in self._bounds(camera):
+            part, images = slice(start, stop), slice(start * frames_per_tracklet, stop * frames_per_tracklet)
+            group = Group(
+                index=len(groups),
+                camera=int(self.cameras[camera[start]]),
+                slots=slots[part],
+                rows=rows[part],
+                labels=labels[part],
+                frames=frames[part],
+                draws=draws[images],
+            )
+            groups.append(group)
+        return groups
+
+    def _tracklets(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Position in `cameras` and label of each tracklet of a step, camera by camera."""
+        cameras, visits = draw(
+            np.array([step]), np.array([len(self.cameras)]), np.array([self.cameras_per_step]), self._camera_key
+        )
+        chosen = cameras[0]
+        take = self._take[chosen]
+        labels, _ = draw(visits[0], self._sizes[chosen], take, self._tracklet_keys[chosen])
+        present = np.arange(labels.shape[1]) < take[:, None]
+        return np.repeat(chosen, take), labels[present]
+
+    def _bounds(self, camera: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """First and last + 1 tracklet of each group: a camera's visit in near-equal contiguous parts."""
+        starts = np.flatnonzero(np.diff(camera, prepend=-1))
+        bounds: list[tuple[int, int]] = []
+        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(camera)]):
+            parts = min(self.config.batch.groups_per_camera, stop - start)
+            edges = [start + (stop - start) * part // parts for part in range(parts + 1)]
+            bounds += itertools.pairwise(edges)
+        return bounds
+
+    def _check_groups(self) -> None:
+        batch, n = self.config.batch, self.tracklets_per_camera
+        if batch.groups_per_camera > n:
+            raise UsageError(
+                f"batch.groups_per_camera={batch.groups_per_camera} is more than the {n} tracklets of a camera in one batch"
+                f" ({batch.images} images // ({self.cameras_per_step} cameras * {batch.frames} frames)); set it to {n} or less"
+            )
+        smallest = self._take // np.minimum(self._take, batch.groups_per_camera) * batch.frames
+        if self.config.model.batch_norm == "group" and smallest.min() < 2:
+            camera = self.dataset.cameras[self.cameras[smallest.argmin()]]
+            raise UsageError(
+                f"batch norm needs two images in a group, and a group of camera {camera} would have one"
+                f" (it shows {self._take[smallest.argmin()]} tracklets of {batch.frames} frame a visit, in groups_per_camera="
+                f"{batch.groups_per_camera} parts); set batch.frames=2 or more, fewer groups, or model.batch_norm=sync"
+            )
+
+
+def split_groups(groups: Sequence[Group], world_size: int) -> list[list[Group]]:
+    """Contiguous runs of groups, one per worker, differing by at most one group.
+
+    Raises:
+        UsageError: more workers than groups.
+    """
+    check_world_size(len(groups), len({group.camera for group in groups}), world_size)
+    edges = [len(groups) * rank // world_size for rank in range(world_size + 1)]
+    return [list(groups[start:stop]) for start, stop in itertools.pairwise(edges)]
+
+
+def check_world_size(num_groups: int, num_cameras: int, world_size: int) -> None:
+    """Refuses more workers than groups, naming the setting that would allow them."""
+    if world_size > num_groups:
+        needed = -(-world_size // num_cameras)
+        raise UsageError(
+            f"{world_size} workers cannot share a batch of {num_groups} groups ({num_cameras} cameras), for a group is never"
+            f" split; set batch.groups_per_camera={needed} (every camera of the batch needs that many tracklets in it),"
+            f" or use at most {num_groups} workers"
+        )
+
+
+def _cameras_per_step(config: Config, num_cameras: int) -> int:
+    batch = config.batch
+    room = batch.images // batch.frames
+    if room < 1:
+        raise UsageError(
+            f"batch.images={batch.images} is less than one tracklet of batch.frames={batch.frames} images; raise images"
+        )
+    if batch.cameras > num_cameras:
+        raise UsageError(
+            f"batch.cameras={batch.cameras}, but the dataset has {num_cameras} cameras with training tracklets;"
+            f" set batch.cameras={num_cameras} or 0"
+        )
+    if batch.cameras > room:
+        raise UsageError(
+            f"batch.cameras={batch.cameras} with batch.frames={batch.frames} needs {batch.cameras * batch.frames} images or more,"
+            f" found batch.images={batch.images}"
+        )
+    return batch.cameras or min(num_cameras, room)

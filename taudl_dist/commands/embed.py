@@ -1,0 +1,49 @@
+"""`taudl embed`: tracklet features of a dataset as Parquet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from taudl_dist.commands import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedArgs:
+    """Features of a dataset's tracklets as a Parquet file: key, camera, split, feature.
+
+    Example: taudl embed --data DATASET --model RUN --out features.parquet
+    """
+
+    data: str
+    """Dataset folder."""
+    model: str
+    """A run folder, a folder with model.safetensors, or that file."""
+    out: str
+    """Parquet file to write."""
+    split: Literal["all", "train", "query", "gallery"] = "all"
+    """Tracklets to embed."""
+    frames: int = 0
+    """Evenly spaced frames averaged per tracklet; 0 takes all."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+    json: bool = False
+    """Print what was written as one JSON object."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Embeds, writes, and says what was written."""
+    args = parse(EmbedArgs, argv, command="embed")
+    from taudl_dist.evaluation.embedding import write_features
+    from taudl_dist.evaluation.features import best_device
+
+    written = write_features(
+        args.data, args.model, args.out, split=args.split, frames=args.frames, device=best_device(),
+        overwrite=args.overwrite,
+    )  # fmt: skip
+    if args.json:
+        print(json.dumps(written))
+    else:
+        print(f"{written['num_tracklets']:,} features of length {written['feature_dim']} in {written['path']}")

@@ -1,0 +1,40 @@
+"""The manifest, for evaluation and tools: the only reader that sees person ids. Training opens the index instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from taudl_dist.dataset.dataset import Dataset, read_info
+from taudl_dist.dataset.schema import MANIFEST_FILE, MANIFEST_SCHEMA
+from taudl_dist.errors import UserError
+
+
+def read_manifest(dataset: str | Path | Dataset, *, splits: Sequence[str] = ("query", "gallery")) -> pa.Table:
+    """Rows of these splits, in manifest order, with the columns of MANIFEST_SCHEMA.
+
+    Raises:
+        UserError: missing, damaged, of another schema, or with other counts than dataset.json.
+    """
+    folder = dataset.path if isinstance(dataset, Dataset) else Path(dataset)
+    info = dataset.info if isinstance(dataset, Dataset) else read_info(folder)
+    path = folder / MANIFEST_FILE
+    try:
+        schema = pq.read_schema(path).remove_metadata()
+        if schema != MANIFEST_SCHEMA:
+            raise UserError(f"{path}: columns {schema.names}, expected {MANIFEST_SCHEMA.names}; make the dataset again")
+        table = pq.read_table(path, filters=[("split", "in", list(splits))]).replace_schema_metadata(None)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the command that makes the dataset again") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: damaged ({error}); see `taudl validate`, then make the dataset again") from None
+    expected = sum(info["splits"][split]["tracklets"] for split in splits)
+    if table.num_rows != expected:
+        raise UserError(
+            f"{path}: {table.num_rows} tracklets in {', '.join(splits)}, but dataset.json counts {expected}; the files do"
+            " not belong together: make the dataset again"
+        )
+    return table

@@ -1,0 +1,110 @@
+"""Cross-Camera Tracklet Association (Sect. 3.2 II, Eq. 3): pull the nearest tracklets of other cameras, push all others.
+
+    L_i = logsumexp_j(-d_ij / 2 sigma^2) - logsumexp_{k in N_i}(-d_ik / 2 sigma^2)
+
+j runs over every tracklet of the batch, i itself included; N_i are the K nearest tracklets of all other cameras together. In this
+form nothing underflows, whatever the scale of the features. Computed in float32 at least.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from taudl_dist.errors import UserError
+
+
+def ccta_loss(
+    tracklet_features: torch.Tensor,
+    cameras: torch.Tensor,
+    *,
+    num_neighbours: int | None = None,
+    sigma: float = 2.0,
+    squared: bool = False,
+    detach_numerator: bool = False,
+) -> torch.Tensor:
+    """Mean of Eq. 3 over the tracklets of a batch.
+
+    Args:
+        tracklet_features: (N, D), s of Eq. 3; see `tracklet_means`.
+        cameras: (N,) int64, any integers; at least two different ones.
+        num_neighbours: K; None takes max(1, cameras // 2). Where other cameras have fewer than K tracklets, all are taken.
+        sigma: scale of exp(-d / (2 sigma^2)).
+        squared: square the distance; Eq. 3 does not.
+        detach_numerator: do not differentiate the pull. What is left repels everything, as in the authors' released code.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        UserError: fewer than two cameras.
+    """
+    rows = ccta_rows(
+        tracklet_features,
+        cameras,
+        slice(None),
+        num_neighbours=num_neighbours,
+        sigma=sigma,
+        squared=squared,
+        detach_numerator=detach_numerator,
+    )
+    return rows.mean()
+
+
+def ccta_rows(
+    tracklet_features: torch.Tensor,
+    cameras: torch.Tensor,
+    rows: slice,
+    *,
+    num_neighbours: int | None = None,
+    sigma: float = 2.0,
+    squared: bool = False,
+    detach_numerator: bool = False,
+) -> torch.Tensor:
+    """Eq. 3 of the tracklets in `rows` alone (R,), against all N; arguments as in `ccta_loss`."""
+    num_cameras = len(cameras.unique())
+    if num_cameras < 2:
+        raise UserError(
+            f"CCTA found {num_cameras} camera{'s' * (num_cameras != 1)} in the batch and needs two or more to associate"
+            " tracklets across; with one camera train with --recipe pctd"
+        )
+    if num_neighbours is not None and num_neighbours < 1:
+        raise UserError(f"num_neighbours is {num_neighbours}; expected None or at least 1")
+    with torch.autocast(tracklet_features.device.type, enabled=False):
+        distances = _distances(tracklet_features, rows, squared=squared)
+        is_other = cameras[rows, None] != cameras
+        neighbours = min(num_neighbours or max(1, num_cameras // 2), len(cameras))
+        nearest = distances.detach().masked_fill(~is_other, torch.inf).topk(neighbours, dim=1, largest=False).indices
+        logits = -distances / (2 * sigma**2)
+        pulled = logits.gather(1, nearest).masked_fill(~is_other.gather(1, nearest), -torch.inf).logsumexp(1)
+        return logits.logsumexp(1) - (pulled.detach() if detach_numerator else pulled)
+
+
+def tracklet_means(features: torch.Tensor, tracklets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean feature of each tracklet's images in the batch, s of Eq. 3.
+
+    Args:
+        features: (B, D).
+        tracklets: (B,) int64, any integers, in any order.
+
+    Returns:
+        Means (N, D), in float32 at least, and the unique ids (N,) in ascending order.
+    """
+    ids, position, counts = tracklets.unique(return_inverse=True, return_counts=True)
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    sums = features.new_zeros(len(ids), features.shape[1]).index_add(0, position, features)
+    return sums / counts[:, None], ids
+
+
+def _distances(features: torch.Tensor, rows: slice, *, squared: bool) -> torch.Tensor:
+    """Euclidean distances (R, N) of the features in `rows` to all; the gradient at distance 0 is 0."""
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    # |a|^2 - 2ab + |b|^2 is one matrix product, but it cancels: the mean (a constant shift) takes most of the norm away.
+    centred = features - features.detach().mean(0)
+    own = centred[rows]
+    squares = (centred * centred).sum(1)
+    products = torch.addmm(squares[rows, None] + squares, own, centred.T, alpha=-2)
+    itself = torch.arange(len(features), device=features.device)
+    is_zero = (products <= 0) | (itself[rows, None] == itself)
+    if squared:
+        return products.masked_fill(is_zero, 0)
+    return products.masked_fill(is_zero, 1).sqrt().masked_fill(is_zero, 0)

@@ -1,0 +1,82 @@
+"""A trained network on disk: model.safetensors (weights) and model.json (what it is and where it comes from)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taudl_dist.errors import UserError
+from taudl_dist.model.backbone import BACKBONES, IMAGE_MEAN, IMAGE_STD, ReidModel
+from taudl_dist.model.weights import fill, read_state
+
+FORMAT = "taudl-model"
+VERSION = 1
+
+
+def save_model(model: ReidModel, folder: str | Path, extra: dict[str, Any]) -> None:
+    """Writes weights and description into a folder, each complete or not at all; `extra` joins the description."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    height, width = model.image_size
+    facts = {
+        "format": FORMAT, "version": VERSION, "name": model.name, "feature_dim": model.feature_dim,
+        "batch_norm": model.batch_norm, "height": height, "width": width, "mean": IMAGE_MEAN, "std": IMAGE_STD, **extra,
+    }  # fmt: skip
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    _replace(folder / "model.safetensors", lambda path: save_file(state, path))
+    _replace(folder / "model.json", lambda path: path.write_text(json.dumps(facts, indent=2) + "\n"))
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> ReidModel:
+    """The network of a run folder, of a folder with model.safetensors, or of that file; in eval mode.
+
+    Raises:
+        UserError: no model there, a description of another format or version, or weights that do not fit it.
+    """
+    path = Path(path)
+    folder = path.parent if path.suffix == ".safetensors" else path
+    facts = _describe(folder)
+    model = ReidModel(facts["name"], feature_dim=facts["feature_dim"], batch_norm=facts["batch_norm"])
+    model.image_size = (facts["height"], facts["width"])
+    state = read_state(folder / "model.safetensors")
+    if state and next(iter(state.values())).dtype == torch.float64:
+        model.double()
+    fill(model, state, source=str(folder / "model.safetensors"), architecture=facts["name"])
+    return model.to(device).eval()
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    path = folder / "model.json"
+    if not path.is_file() or not (folder / "model.safetensors").is_file():
+        raise UserError(
+            f"{folder}: no model.json with model.safetensors there; expected a run folder of `taudl train` that is finished"
+        )
+    try:
+        facts = json.loads(path.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    expected = {"name": str, "feature_dim": int, "batch_norm": str, "height": int, "width": int}
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT or facts.get("version") != VERSION:
+        raise UserError(f"{path}: expected format {FORMAT} version {VERSION}; found {str(facts)[:80]}")
+    for key, kind in expected.items():
+        if not isinstance(facts.get(key), kind):
+            raise UserError(f"{path}: {key} is {facts.get(key)!r}, expected a {kind.__name__}")
+    if facts["name"] not in BACKBONES or not 1 <= facts["feature_dim"] <= 65536:
+        raise UserError(f"{path}: {facts['name']!r} with feature_dim {facts['feature_dim']} is not a known network")
+    return facts
+
+
+def _replace(path: Path, write) -> None:
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,7 @@
+"""What ranks share: a differentiable gather, the owners of the heads, the norm of the whole gradient."""
+
+from taudl_dist.parallel.gather import gather
+from taudl_dist.parallel.norm import clip_by_global_norm, global_norm
+from taudl_dist.parallel.owners import assign_owners
+
+__all__ = ["assign_owners", "clip_by_global_norm", "gather", "global_norm"]

@@ -1,0 +1,53 @@
+"""Rows of all ranks on every rank, differentiable: the one place that knows how DistributedDataParallel averages.
+
+Each rank's loss is its share of the global loss. The gradient of the global loss to a feature is the SUM over ranks of the
+gradients of their shares, so backward is a reduce-scatter sum. DDP then divides the backbone's gradient by the number of ranks W,
+so backward also multiplies by W. Gradients of the heads, which live outside DDP, pass no gather and get no factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+# torch renamed the public collectives; the old names warn since 2.13
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+def gather(own: torch.Tensor, rank_sizes: Sequence[int]) -> torch.Tensor:
+    """Concatenates the rows of all ranks; own (B_r, ...) -> (sum of rank_sizes, ...).
+
+    Backward sums over ranks and multiplies by W. Integer tensors pass without gradient. Without a process group: identity.
+
+    Args:
+        own: this rank's rows, rank_sizes[rank] of them.
+        rank_sizes: rows of every rank, the same on all ranks.
+    """
+    if len(rank_sizes) == 1:
+        return own
+    return _Gather.apply(own, tuple(rank_sizes))
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, own: torch.Tensor, rank_sizes: tuple[int, ...]) -> torch.Tensor:
+        ctx.rank_sizes = rank_sizes
+        longest = max(rank_sizes)  # collectives need equal rows: runs may differ by one group
+        padded = own.new_zeros(longest, *own.shape[1:])
+        padded[: len(own)] = own
+        everyone = own.new_empty(longest * len(rank_sizes), *own.shape[1:])
+        _all_gather(everyone, padded)
+        return torch.cat([part[:size] for part, size in zip(everyone.split(longest), rank_sizes)])
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        sizes, longest = ctx.rank_sizes, max(ctx.rank_sizes)
+        padded = gradient.new_zeros(len(sizes), longest, *gradient.shape[1:])
+        for rank, part in enumerate(gradient.split(list(sizes))):
+            padded[rank, : sizes[rank]] = part
+        own = gradient.new_empty(longest, *gradient.shape[1:])
+        _reduce_scatter(own, padded.flatten(0, 1))
+        return own[: sizes[dist.get_rank()]] * len(sizes), None

@@ -1,0 +1,279 @@
+"""MLflow, known to this module alone. A tracking server that is out of reach costs a warning, never a training run.
+
+MLflow follows metrics.jsonl: the file on disk is the buffer, each line carries its time, and only steps beyond the last one MLflow
+holds are sent. So an outage loses nothing, a restart continues the same MLflow run, and no step stands in it twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from taudl_dist.config import Config, flatten, to_dict
+from taudl_dist.errors import UsageError
+from taudl_dist.progress import log
+
+_SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
+_MAX_METRICS = 1000
+"""MLflow takes no more in one batch."""
+_PAUSES_S = (10, 30, 60, 300)
+"""Seconds without an attempt after the first, second, ... failure in a row."""
+
+
+def tracking_uri(config: Config) -> str | None:
+    """Where MLflow keeps this run; None tracks nothing.
+
+    Raises:
+        UsageError: a URI MLflow cannot keep runs at.
+    """
+    uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri == "none":
+        return None
+    if not uri:
+        return f"sqlite:///{Path(config.out).resolve().parent / 'mlflow.db'}"
+    if uri.split(":")[0].split("+")[0] not in _SCHEMES or ":" not in uri:
+        raise UsageError(
+            f"tracking.uri {uri!r}: expected `none`, sqlite:///FILE, or the address of an MLflow server (http://HOST:PORT);"
+            " MLflow no longer keeps runs in plain folders"
+        )
+    return uri
+
+
+def start(config: Config, info: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Creates the MLflow run, or opens again the one that run.json names.
+
+    Args:
+        info: run.json.
+
+    Returns:
+        Where the run is: uri, experiment, run_id, model_id, for run.json; None if tracking is off or out of reach.
+    """
+    uri = tracking_uri(config)
+    if uri is None:
+        return None
+    old = info["mlflow"]
+    with _tolerated(f"MLflow at {uri} is out of reach; it is tried again when training ends"):
+        client = _client(uri)
+        if old and old["uri"] == uri:
+            client.update_run(old["run_id"], status="RUNNING")
+            return dict(old)
+        return _create(client, config, info, uri=uri)
+    return dict(old) if old and old["uri"] == uri else None
+
+
+def _create(client: Any, config: Config, info: Mapping[str, Any], *, uri: str) -> dict[str, Any]:
+    from mlflow.entities import Param
+
+    name = config.tracking.experiment
+    experiment = client.get_experiment_by_name(name)
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(name, _artifacts(uri, name))
+    digest, code = info["dataset"]["digest"], info["code"]
+    tags = {
+        "mlflow.source.name": "taudl train",
+        "mlflow.source.git.commit": code["git_sha"] or "",
+        "mlflow.user": _user(),
+        "git.dirty": code["git_dirty"],
+        "version": code["version"],
+        "dataset": Path(config.data).name,
+        "dataset_digest": digest,
+        "config_digest": info["config_digest"],
+        "recipe": config.recipe,
+        "world_size": info["workers"],
+        "run_folder": str(Path(config.out).resolve()),
+        "ray.job_id": os.environ.get("RAY_JOB_ID", ""),
+    }
+    run = client.create_run(
+        experiment_id, run_name=Path(config.out).resolve().name, tags={key: str(value) for key, value in tags.items() if value != ""}
+    )
+    run_id = run.info.run_id
+    client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in flatten(to_dict(config)).items()])
+    client.log_inputs(run_id, [_dataset_input(config, digest)])
+    client.log_artifact(run_id, str(Path(config.out) / "config.yaml"))
+    return {"uri": uri, "experiment": name, "experiment_id": experiment_id, "run_id": run_id, "model_id": None}
+
+
+class Follower:
+    """Sends the new lines of metrics.jsonl to an MLflow run.
+
+    Args:
+        place: what `start` returned.
+        metrics: metrics.jsonl, to which lines are only appended from now on.
+    """
+
+    def __init__(self, place: Mapping[str, Any], metrics: Path) -> None:
+        self._place = place
+        self._metrics = metrics
+        self._offset = 0
+        self._after: int | None = None
+        self._failures = 0
+        self._not_before = 0.0
+
+    def send(self, *, now: bool = False) -> None:
+        """Sends what is new; after a failure it waits longer and longer before it tries again, unless `now`."""
+        if time.monotonic() < self._not_before and not now:
+            return
+        with _tolerated(f"MLflow at {self._place['uri']} is out of reach; metrics wait in {self._metrics.name}"):
+            self._send()
+            self._failures = 0
+            return
+        self._not_before = time.monotonic() + _PAUSES_S[min(self._failures, len(_PAUSES_S) - 1)]
+        self._failures += 1
+
+    def _send(self) -> None:
+        client, run_id = _client(self._place["uri"]), self._place["run_id"]
+        if self._after is None:
+            self._after = max((metric.step for metric in client.get_metric_history(run_id, "train/loss")), default=-1)
+        with self._metrics.open("rb") as file:
+            file.seek(self._offset)
+            text = file.read()
+        text = text[: text.rfind(b"\n") + 1]
+        rows = [row for row in map(json.loads, text.splitlines()) if row["step"] > self._after]
+        per_batch = max(1, _MAX_METRICS // max((len(row) for row in rows), default=1))
+        for first in range(0, len(rows), per_batch):
+            part = rows[first : first + per_batch]
+            client.log_batch(run_id, metrics=[metric for row in part for metric in _metrics_of(row)])
+            self._after = part[-1]["step"]
+        self._offset += len(text)
+
+
+def finish(place: Mapping[str, Any], metrics: Path, *, status: str, model: Mapping[str, Any] | None = None) -> str | None:
+    """Sends what is left and closes the run with FINISHED, FAILED or KILLED; logs the final model.
+
+    Args:
+        model: weights (path), sha256, dataset_digest, step of the final weights.
+
+    Returns:
+        The id of the logged model, or None.
+    """
+    if metrics.exists():
+        Follower(place, metrics).send(now=True)
+    with _tolerated(f"MLflow at {place['uri']} is out of reach; run {place['run_id']} stays as it is there"):
+        client = _client(place["uri"])
+        model_id = place["model_id"] or (_log_model(client, place, model) if model else None)
+        client.set_terminated(place["run_id"], status=status)
+        return model_id
+    return None
+
+
+def log_evaluation(
+    run_folder: Path | str,
+    metrics: Mapping[str, Any],
+    *,
+    dataset_digest: str,
+    step: int | None = None,
+    artifacts: Sequence[Path | str] = (),
+) -> str | None:
+    """Attaches `eval/<name>` metrics and files to the MLflow run of a run folder, and to the model it logged.
+
+    Args:
+        metrics: by name; what is not a number is left out.
+        dataset_digest: digest of the dataset evaluated on.
+        step: steps behind the weights; the run's last step by default.
+
+    Returns:
+        The MLflow run id; None where the run is not tracked or its server is out of reach (then a warning is on stderr).
+    """
+    info_path = Path(run_folder) / "run.json"
+    place = json.loads(info_path.read_text())["mlflow"] if info_path.is_file() else None
+    if place is None:
+        return None
+    if step is None:
+        step = json.loads((Path(run_folder) / "model.json").read_text()).get("step", 0)
+    with _tolerated(f"MLflow at {place['uri']} is out of reach; the evaluation is not in it"):
+        from mlflow.entities import Metric
+
+        client, stamp = _client(place["uri"]), int(time.time() * 1000)
+        numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        about = {"model_id": place["model_id"], "dataset_name": "evaluation", "dataset_digest": dataset_digest[:36]}
+        client.log_batch(
+            place["run_id"],
+            metrics=[Metric(f"eval/{k}", v, stamp, step, run_id=place["run_id"], **about) for k, v in numbers.items()],
+        )
+        for artifact in artifacts:
+            client.log_artifact(place["run_id"], str(artifact), "evaluation")
+        return place["run_id"]
+    return None
+
+
+def _log_model(client: Any, place: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """A logged model that points to the weights, which stay in the run folder."""
+    import mlflow
+    from mlflow.entities import LoggedModelOutput
+
+    mlflow.set_tracking_uri(place["uri"])
+    logged = mlflow.create_external_model(
+        name="taudl-reid",
+        source_run_id=place["run_id"],
+        experiment_id=place["experiment_id"],
+        model_type="re-identification",
+        tags={key: str(value) for key, value in model.items()},
+    )
+    client.log_outputs(place["run_id"], [LoggedModelOutput(logged.model_id, step=model["step"])])
+    return logged.model_id
+
+
+def _metrics_of(row: Mapping[str, Any]) -> list[Any]:
+    from mlflow.entities import Metric
+
+    stamp = int(row["time"] * 1000)
+    names = [key for key in row if key not in ("step", "time")]
+    return [Metric(f"train/{name}", float(row[name]), stamp, row["step"]) for name in names]
+
+
+def _dataset_input(config: Config, digest: str) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=Path(config.data).name,
+        digest=digest[:36],  # MLflow's column holds no more; the whole one is a tag of the run
+        source_type="local",
+        source=json.dumps({"uri": str(Path(config.data).resolve())}),
+    )
+    return DatasetInput(dataset=dataset, tags=[InputTag(key="mlflow.data.context", value="training")])
+
+
+def _artifacts(uri: str, experiment: str) -> str | None:
+    """Beside a SQLite file; a server has its own place."""
+    database = uri.removeprefix("sqlite:///")
+    return (Path(database).resolve().parent / "mlartifacts" / experiment).as_uri() if database != uri else None
+
+
+def _client(uri: str) -> Any:
+    quiet = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    import logging
+
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _user() -> str:
+    with contextlib.suppress(KeyError, OSError):  # a container may run under a number that has no name
+        return getpass.getuser()
+    return ""
+
+
+@contextlib.contextmanager
+def _tolerated(warning: str) -> Iterator[None]:
+    """Whatever goes wrong between us and the tracking server becomes one line."""
+    try:
+        yield
+    except Exception as error:  # network, database, HTTP and MLflow errors have no common ancestor
+        reason = str(error).strip().splitlines()
+        log(f"warning: {warning} ({type(error).__name__}: {reason[0][:200] if reason else ''})")

@@ -1,0 +1,183 @@
+"""Checkpoints that any number of workers can load: weights and Adam moments as safetensors, nothing pickled.
+
+    checkpoints/step-0000000100-<attempt>/backbone.safetensors       rank 0: weights, running statistics, moments
+                                          heads-00000.safetensors    each rank: the heads it owns; keys carry the camera's name
+                                          COMPLETE.json              last, after a barrier: files, sizes, sha256, identity
+
+A folder without COMPLETE.json does not count. One whose files disagree with it is refused by name, never passed over: the run
+would silently go back in time. The name carries the attempt, so a worker that outlived its attempt cannot write into a newer one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taudl_dist.errors import UserError
+from taudl_dist.training.optimizer import Trained
+from taudl_dist.training.run_folder import file_sha256, write_json
+from taudl_dist.training.world import World
+
+FORMAT = "taudl-checkpoint"
+VERSION = 1
+COMPLETE = "COMPLETE.json"
+_NAME = re.compile(r"step-(\d{10,})-([0-9a-f]+)")
+
+
+def save(
+    folder: Path,
+    *,
+    step: int,
+    attempt: str,
+    world: World,
+    backbone: Trained,
+    heads: Trained,
+    identity: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Writes the state after `step` steps and prunes the oldest; a collective.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        attempt: hexadecimal name of this start of the run, the same on all ranks.
+        identity: what a run must have in common to go on from here (dataset digest, plan version, seed).
+        keep: newest complete checkpoints kept.
+
+    Raises:
+        UserError: a weight is not finite.
+        OSError: the state could not be written. In both cases nothing of it is left behind, and older checkpoints stay.
+    """
+    path = folder / f"step-{step:010d}-{attempt}"
+    parts = {f"heads-{world.rank:05d}.safetensors": heads}
+    if world.rank == 0:
+        parts["backbone.safetensors"] = backbone
+    outcomes = world.everyone(_try_write(path, parts))
+    failed = next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None)
+    if failed:
+        if world.rank == 0:
+            shutil.rmtree(path, ignore_errors=True)
+        raise failed
+    if world.rank == 0:
+        files = {name: entry for outcome in outcomes for name, entry in outcome.items()}
+        head = {"format": FORMAT, "version": VERSION, "step": step, "world_size": world.size}
+        write_json(path / COMPLETE, {**head, **identity, "files": files})
+        _prune(folder, keep=keep, attempt=attempt)
+    return path
+
+
+def newest(folder: Path) -> Path | None:
+    """The complete checkpoint with the most steps, or None."""
+    return max(_complete(folder), default=None, key=lambda path: path.name)
+
+
+def step_of(path: Path) -> int:
+    """The number of steps behind a checkpoint, by its name."""
+    return int(_NAME.fullmatch(path.name)[1])  # type: ignore[index]
+
+
+def load(path: Path, *, world: World, backbone: Trained, heads: Trained, identity: Mapping[str, Any]) -> int:
+    """Takes over a checkpoint, each rank what it owns, and returns the number of steps it has behind it; a collective.
+
+    Raises:
+        UserError: the checkpoint is damaged, or belongs to another dataset, plan or seed.
+    """
+    from safetensors import safe_open
+
+    complete = _read_complete(path, identity)
+    names = sorted(complete["files"])
+    problems = world.everyone(_damage(path, complete["files"], names[world.rank :: world.size]))
+    problem = next(filter(None, problems), None)
+    if problem:
+        raise UserError(f"{problem}; delete the folder {path} to go on from the checkpoint before it")
+    files = {name: safe_open(path / name, framework="pt") for name in names}
+    place = {key: name for name, file in files.items() if name != "backbone.safetensors" for key in file.keys()}  # noqa: SIM118
+    try:
+        backbone_file = files["backbone.safetensors"]
+        known = set(backbone_file.keys())
+        backbone.load(lambda key: backbone_file.get_tensor(key) if key in known else None)
+        heads.load(lambda key: files[place[key]].get_tensor(key) if key in place else None)
+    except UserError as error:
+        raise UserError(f"checkpoint {path}: {error}") from None
+    return complete["step"]
+
+
+def _try_write(path: Path, parts: dict[str, Trained]) -> dict[str, dict[str, Any]] | Exception:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        return {name: _write(path / name, part.state()) for name, part in parts.items()}
+    except (OSError, UserError) as error:
+        return error
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    bad = next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
+    if bad:
+        raise UserError(f"{bad} is not finite, so no checkpoint was written; {diverged_remedy()}")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # a full disk arrives in this wrapping
+        raise OSError(f"{path}: {error}") from None
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def diverged_remedy() -> str:
+    """What to try when numbers stop being finite."""
+    return "training has diverged: start a new run with a lower optim.lr, with optim.clip_norm=5, or with precision=fp32"
+
+
+def _read_complete(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        complete = json.loads((path / COMPLETE).read_text())
+        found = {key: complete[key] for key in ("format", "version", "step", "files")}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"checkpoint {path / COMPLETE}: not readable as written ({error!r}); delete the folder {path}") from None
+    if (found["format"], found["version"]) != (FORMAT, VERSION):
+        raise UserError(
+            f"checkpoint {path}: found format {found['format']!r} version {found['version']!r}, expected {FORMAT!r} version {VERSION}"
+        )
+    if step_of(path) != found["step"]:
+        raise UserError(f"checkpoint {path}: {COMPLETE} says step {found['step']}, the name another; delete the folder")
+    for key, expected in identity.items():
+        if complete.get(key) != expected:
+            raise UserError(f"checkpoint {path}: its {key} is {complete.get(key)!r}, this run's is {expected!r}")
+    return complete
+
+
+def _damage(path: Path, files: dict[str, dict[str, Any]], names: list[str]) -> str | None:
+    """The first way in which the files differ from what was written, or None."""
+    for name in names:
+        file = path / name
+        if not file.is_file():
+            return f"checkpoint {path}: {name} is missing"
+        if file.stat().st_size != files[name]["bytes"]:
+            return f"checkpoint {path}: {name} has {file.stat().st_size} bytes, expected {files[name]['bytes']}"
+        if file_sha256(file) != files[name]["sha256"]:
+            return f"checkpoint {path}: the contents of {name} are not what was written (sha256 differs)"
+    return None
+
+
+def _complete(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and (path / COMPLETE).is_file()]
+
+
+def _prune(folder: Path, *, keep: int, attempt: str) -> None:
+    complete = sorted(_complete(folder), key=lambda path: path.name)
+    others = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path not in complete]
+    partial = [path for path in others if not path.name.endswith(attempt)]
+    for path in complete[:-keep] + partial:
+        (path / COMPLETE).unlink(missing_ok=True)  # first, so that a killed removal leaves nothing that looks complete
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,161 @@
+"""Starts a run: checks everything first, then trains in this process, in torchrun's group, or on Ray, and closes the books."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from taudl_dist import tracking
+from taudl_dist.batches import BatchPlan
+from taudl_dist.batches.plan import check_world_size
+from taudl_dist.config import Config, worker_range
+from taudl_dist.dataset import open_dataset
+from taudl_dist.errors import UsageError, UserError
+from taudl_dist.progress import log
+from taudl_dist.training import Interrupted
+from taudl_dist.training.run_folder import RunFolder, open_run
+from taudl_dist.training.world import launched_size, process_world
+
+
+def launch(config: Config) -> Path:
+    """See `taudl_dist.training.train`."""
+    for flag, value in (("--data", config.data), ("--out", config.out)):
+        if not value:
+            raise UsageError(f"{flag} is missing; for instance: taudl train --data DATASET --out RUN")
+    config = _absolute(config)
+    if _launcher(config) == "ray":
+        from taudl_dist.training.ray_train import train_on_ray
+
+        return train_on_ray(config)
+    return _train_here(config)
+
+
+def _train_here(config: Config) -> Path:
+    from taudl_dist.training.loop import Loop
+
+    with process_world() as world, stop_signals(insist=world.size == 1) as asked:
+        run = world.first(lambda: prepare(config, workers=(world.size, world.size)))
+        with concluding(config, run) if world.rank == 0 else contextlib.nullcontext():
+            outcome = Loop(config, run, world, stop_signal=asked).train()
+            if outcome.step < config.steps:
+                raise _interrupted(run, dataclasses.asdict(outcome))
+    return run.path
+
+
+def prepare(config: Config, *, workers: tuple[int, int]) -> RunFolder:
+    """Checks data, settings and number of workers; then makes the run folder and the MLflow run.
+
+    Args:
+        workers: fewest and most.
+    """
+    dataset = open_dataset(config.data)
+    plan = BatchPlan(dataset, config)
+    check_world_size(plan.num_groups, plan.cameras_per_step, workers[1])
+    if config.loss.ccta_weight > 0 and plan.cameras_per_step < 2:
+        raise UserError(
+            f"{config.data} gives {plan.cameras_per_step} camera a batch, and CCTA associates tracklets across at least two;"
+            " use --recipe pctd for one camera, or a dataset with more"
+        )
+    weights = config.model.weights
+    if weights not in ("", "imagenet") and not Path(weights).is_file():
+        raise UserError(f"--weights {weights}: no such file; expected a .safetensors or .pth file, or `imagenet`")
+    tracking.tracking_uri(config)
+    run = open_run(config, dataset_digest=dataset.digest, workers=workers)
+    _track(config, run)
+    return run
+
+
+@contextlib.contextmanager
+def concluding(config: Config, run: RunFolder) -> Iterator[None]:
+    """Gives the MLflow run its end status, whatever happens inside."""
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except (Interrupted, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    finally:
+        place = run.info()["mlflow"] or _track(config, run)
+        if place:
+            outcome = run.info()["outcome"] or {}
+            model_id = tracking.finish(place, run.metrics, status=status, model=outcome.get("model"))
+            run.update(mlflow={**place, "model_id": model_id or place["model_id"]})
+
+
+def conclude_outcome(config: Config, run: RunFolder) -> None:
+    """Raises Interrupted if the workers stopped before the last step."""
+    outcome = run.info()["outcome"]
+    if outcome["step"] < config.steps:
+        raise _interrupted(run, outcome)
+
+
+def _interrupted(run: RunFolder, outcome: dict[str, Any]) -> Interrupted:
+    number = outcome["signal"]
+    why = f"stopped by {signal.Signals(number).name}" if number else "stopped as stop_at asks"
+    message = f"{why} after {outcome['step']} steps; the state is saved. Go on with: taudl train --out {run.path} --resume"
+    return Interrupted(message, 128 + number if number else 0)
+
+
+def _track(config: Config, run: RunFolder) -> dict[str, Any] | None:
+    place = tracking.start(config, run.info())
+    if place:
+        run.update(mlflow=place)
+    return place
+
+
+def _absolute(config: Config) -> Config:
+    """Ray workers run in another folder, and a run is resumed from anywhere."""
+    model = config.model
+    if model.weights not in ("", "imagenet"):
+        model = dataclasses.replace(model, weights=str(Path(model.weights).resolve()))
+    return dataclasses.replace(config, data=str(Path(config.data).resolve()), out=str(Path(config.out).resolve()), model=model)
+
+
+def _launcher(config: Config) -> str:
+    low, high = worker_range(config.workers)
+    group = launched_size()
+    if group is not None and config.launcher != "ray":
+        if config.workers != "1" and not low <= group <= high:
+            raise UsageError(f"--workers {config.workers}, but torchrun started {group} processes; drop --workers")
+        return "process"
+    if config.launcher == "process" and high > 1:
+        raise UsageError(
+            f"--launcher process has one worker, found --workers {config.workers}; start the group with `torchrun"
+            f" --nproc-per-node {high} -m taudl_dist.cli train ...`, or use --launcher ray"
+        )
+    if config.launcher == "auto":
+        return "ray" if high > 1 else "process"
+    return config.launcher
+
+
+@contextlib.contextmanager
+def stop_signals(*, insist: bool = True) -> Iterator[Callable[[], int]]:
+    """While inside, SIGINT and SIGTERM are noted instead of obeyed; the value tells which came, or 0.
+
+    Args:
+        insist: a second SIGINT interrupts at once. torchrun passes on a second signal by itself, so not there.
+    """
+    seen: list[int] = []
+
+    def note(number: int, frame: Any) -> None:  # noqa: ARG001
+        if seen and number == signal.SIGINT and insist:
+            raise KeyboardInterrupt
+        if not seen:
+            log("stopping after this step, with a checkpoint" + ("; Ctrl-C again stops at once" if insist else ""))
+        seen.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: seen[0] if seen else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,184 @@
+"""The training loop of one worker: builds, restores, steps, saves. The same in a plain process, under torchrun and under Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from taudl_dist import tracking
+from taudl_dist.batches import Batch, BatchLoader, BatchPlan
+from taudl_dist.batches.plan import PLAN_VERSION
+from taudl_dist.config import Config
+from taudl_dist.dataset import Dataset, open_dataset
+from taudl_dist.errors import UserError
+from taudl_dist.progress import log
+from taudl_dist.training import checkpoint
+from taudl_dist.training.metrics import MetricsFile
+from taudl_dist.training.run_folder import RunFolder, config_digest, file_sha256
+from taudl_dist.training.schedule import learning_rate
+from taudl_dist.training.step import Learner, train_step
+from taudl_dist.training.world import World
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a worker's loop ended."""
+
+    step: int
+    """Steps done."""
+    signal: int = 0
+    """The signal that ended it before the last step, or 0."""
+    model: dict[str, Any] | None = None
+    """Path, sha256 and origin of the final weights, when all steps are done."""
+
+
+class Loop:
+    """One worker of a run.
+
+    Args:
+        stop_signal: asked after each step; a signal number ends the run with a checkpoint.
+        report: takes the log lines of rank 0.
+    """
+
+    def __init__(
+        self, config: Config, run: RunFolder, world: World, *, stop_signal: Callable[[], int], report: Log = log
+    ) -> None:
+        self.config, self.run, self.world = config, run, world
+        self.stop_signal, self.report = stop_signal, report if world.rank == 0 else lambda _: None
+        self.threads = world.use_threads()
+        self.dataset = open_dataset(config.data)
+        self.plan = BatchPlan(self.dataset, config)
+        self.identity = {"dataset_digest": self.dataset.digest, "plan_version": PLAN_VERSION, "seed": config.seed}
+        self.attempt = world.first(lambda: secrets.token_hex(4))
+        newest = world.first(lambda: checkpoint.newest(run.checkpoints))
+        self.learner = Learner.build(config, self.dataset, world, pretrained=newest is None)
+        self.start = 0
+        if newest:
+            states = {"backbone": self.learner.backbone, "heads": self.learner.heads}
+            self.start = checkpoint.load(newest, world=world, identity=self.identity, **states)
+        self.saved = self.start if newest else -1
+
+    def train(self) -> Outcome:
+        """Runs the steps that are left."""
+        config, world = self.config, self.world
+        end = min(config.steps, config.stop_at or config.steps)
+        self._announce()
+        place = self.run.info()["mlflow"] if world.rank == 0 else None
+        follower = tracking.Follower(place, self.run.metrics) if place else None
+        metrics = MetricsFile(self.run.metrics, start=self.start) if world.rank == 0 else None
+        loader = BatchLoader(
+            self.dataset,
+            self.plan,
+            rank=world.rank,
+            world_size=world.size,
+            start=self.start,
+            stop=max(end, self.start),
+            device=world.device,
+        )
+        step, stopped = self.start, 0
+        began = last = time.perf_counter()
+        try:
+            for batch in loader:
+                data_wait_s = time.perf_counter() - last
+                row, stopped = self._step(batch)
+                step += 1
+                now = time.perf_counter()
+                row |= {"images_per_s": batch.total_images / (now - last), "data_wait_s": data_wait_s, "time": time.time()}
+                last = now
+                if metrics:
+                    metrics.write(row)
+                if step % config.tracking.every == 0 or step == end:
+                    self._log_line(row, step, (now - began) / (step - self.start))
+                    if follower:
+                        follower.send()
+                if step % config.checkpoint.every == 0 or step == end or stopped:
+                    self._save(step, metrics)
+                if stopped:
+                    break
+        finally:
+            loader.close()
+            if metrics:
+                metrics.close()
+        outcome = Outcome(step=step, signal=stopped, model=self._finish(step) if step >= config.steps else None)
+        if world.rank == 0:
+            self.run.update(outcome=dataclasses.asdict(outcome))
+        return outcome
+
+    def _step(self, batch: Batch) -> tuple[dict[str, Any], int]:
+        """One step; its line of metrics.jsonl, and the signal any worker got."""
+        lr = learning_rate(batch.step, steps=self.config.steps, config=self.config.optim)
+        shares = train_step(self.learner, batch, lr=lr)
+        asked = self.stop_signal()
+        votes = [float(asked == number) for number in (signal.SIGINT, signal.SIGTERM)]
+        pctd, ccta, interrupts, terminations = self.world.total(torch.cat([shares, shares.new_tensor(votes)]))
+        weight = self.config.loss.ccta_weight
+        loss = (1 - weight) * pctd + weight * ccta
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss of step {batch.step} is {loss} (pctd {pctd}, ccta {ccta}); {checkpoint.diverged_remedy()};"
+                f" checkpoints in {self.run.checkpoints} are from before"
+            )
+        stopped = signal.SIGTERM if terminations else signal.SIGINT if interrupts else 0
+        return {"step": batch.step, "loss": loss, "pctd": pctd, "ccta": ccta, "lr": lr}, int(stopped)
+
+    def _save(self, step: int, metrics: MetricsFile | None) -> None:
+        if step == self.saved:
+            return
+        if metrics:
+            metrics.sync()
+        checkpoint.save(
+            self.run.checkpoints,
+            step=step,
+            attempt=self.attempt,
+            world=self.world,
+            backbone=self.learner.backbone,
+            heads=self.learner.heads,
+            identity=self.identity,
+            keep=self.config.checkpoint.keep,
+        )
+        self.saved = step
+
+    def _finish(self, step: int) -> dict[str, Any]:
+        """Final weights into the run folder; what they are, for run.json and MLflow."""
+        from taudl_dist.model import save_model
+
+        def write() -> dict[str, Any]:
+            mlflow = self.run.info()["mlflow"]
+            facts = {"dataset_digest": self.dataset.digest, "step": step, "config_digest": config_digest(self.config)}
+            save_model(self.learner.model, self.run.path, {**facts, "mlflow_run_id": mlflow and mlflow["run_id"]})
+            weights = self.run.path / "model.safetensors"
+            return {"weights": str(weights), "sha256": file_sha256(weights), **facts}
+
+        return self.world.first(write)
+
+    def _announce(self) -> None:
+        world, config = self.world, self.config
+        if world.rank == 0:
+            self.run.add_attempt(world_size=world.size, from_step=self.start, attempt=self.attempt)
+        where = f"{world.size} worker{'s' * (world.size > 1)} on {world.device.type}"
+        threads = f", {self.threads} threads each" if world.device.type == "cpu" else ""
+        origin = f"from step {self.start}" if self.start else "from the beginning"
+        self.report(f"training {config.model.name} on {len(self.dataset.cameras)} cameras, {where}{threads}, {origin}")
+
+    def _log_line(self, row: dict[str, Any], step: int, step_s: float) -> None:
+        left = (self.config.steps - step) * step_s
+        self.report(
+            f"step {step}/{self.config.steps}  loss {row['loss']:.4f} (pctd {row['pctd']:.4f}, ccta {row['ccta']:.4f})"
+            f"  {row['images_per_s']:.0f} images/s  data wait {row['data_wait_s'] * 1000:.0f} ms  left {_duration(left)}"
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

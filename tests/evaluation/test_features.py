@@ -1,0 +1,97 @@
+"""Tracklet features against one image at a time."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from taudl_dist.batches.pipeline import DecodePipeline
+from taudl_dist.dataset import TrackletReader, read_manifest
+from taudl_dist.errors import UserError
+from taudl_dist.evaluation.features import embed, evenly_spaced, mean_features
+from taudl_dist.model import load_model
+
+SPACED = [
+    # frames there are, frames wanted, positions
+    (1, 0, [0]),
+    (3, 0, [0, 1, 2]),
+    (3, 5, [0, 1, 2]),  # more than there are: all, none twice
+    (3, 3, [0, 1, 2]),
+    (3, 1, [1]),  # the middle one
+    (4, 2, [1, 3]),
+    (10, 3, [1, 5, 8]),
+    (1000, 4, [125, 375, 625, 875]),
+]
+
+
+@pytest.mark.parametrize(("num_frames", "wanted", "positions"), SPACED)
+def test_evenly_spaced(num_frames, wanted, positions):
+    assert evenly_spaced(num_frames, wanted).tolist() == positions
+
+
+def sizes(jpegs):
+    """Something that tells images apart: their length in bytes."""
+    return np.array([[len(jpeg), 1.0] for jpeg in jpegs], np.float32)
+
+
+@pytest.mark.parametrize("batch_images", [1, 3, 4, 100])  # tracklets of 1 to 4 frames straddle batches
+@pytest.mark.parametrize("frames", [0, 2])
+def test_mean_over_frames(dataset, batch_images, frames):
+    rows = read_manifest(dataset)
+    found = mean_features(sizes, dataset, rows, frames=frames, batch_images=batch_images)
+    reader = TrackletReader(dataset)
+    for feature, row in zip(found, rows.to_pylist()):
+        jpegs = reader.read(row["shard"], row["offset"], row["length"])
+        kept = [jpegs[position] for position in evenly_spaced(len(jpegs), frames)]
+        np.testing.assert_allclose(feature, sizes(kept).mean(0), rtol=1e-6)
+
+
+def test_embedding_is_the_mean_of_single_images(dataset, run):
+    model = load_model(run)
+    rows = read_manifest(dataset)
+    found = embed(model, dataset, rows, batch_images=4)
+    assert found.dtype == np.float32
+    assert found.shape == (10, 16)
+    decode = DecodePipeline(1, 32, 16, "cpu").decode
+    row = rows.to_pylist()[3]
+    jpegs = TrackletReader(dataset).read(row["shard"], row["offset"], row["length"])
+    with torch.inference_mode():
+        single = [model(decode([jpeg], [[0, 0, 1, 1]], [False]), [1]) for jpeg in jpegs]
+    np.testing.assert_allclose(found[3], torch.cat(single).mean(0), atol=1e-5)
+
+
+def test_a_feature_that_is_not_finite_names_its_tracklet(dataset):
+    def broken(jpegs):
+        values = sizes(jpegs)
+        values[-1, 0] = np.nan
+        return values
+
+    rows = read_manifest(dataset)
+    with pytest.raises(UserError, match=f"tracklet {rows['key'][0]}: its feature is not finite"):
+        mean_features(broken, dataset, rows, batch_images=1)
+
+
+def test_another_number_of_images_than_the_manifest_says(dataset):
+    rows = read_manifest(dataset)
+    wrong = rows.set_column(
+        rows.schema.get_field_index("num_frames"), "num_frames", pa.array([7] * len(rows), pa.int32())
+    )
+    with pytest.raises(UserError, match="in its shard, but 7 in the manifest"):
+        mean_features(sizes, dataset, wrong)
+
+
+def test_a_damaged_image_names_its_tracklet(dataset, run, tmp_path):
+    folder = tmp_path / "dataset"
+    shutil.copytree(dataset.path, folder)
+    rows = read_manifest(dataset)
+    row = rows.to_pylist()[0]
+    shard = folder / "shards" / dataset.shards[row["shard"]]
+    data = bytearray(shard.read_bytes())
+    begin = row["offset"] + 512
+    data[begin : begin + 16] = b"not a JPEG at al"
+    shard.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=f"tracklet {row['key']} of shard"):
+        embed(load_model(run), dataclasses.replace(dataset, path=folder), rows)

@@ -1,0 +1,116 @@
+"""When a run folder may be written to, and when its run may go on."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from taudl_dist.config import Config, resolve
+from taudl_dist.errors import UserError
+from taudl_dist.training.run_folder import RunFolder, config_digest, open_run
+
+BASE = {"data": "d", "steps": 100, "model": {"name": "small"}}
+
+
+def _config(out: Path, **changes: object) -> Config:
+    return resolve({**BASE, "out": str(out), **changes})
+
+
+def _open(config: Config, digest: str = "abc") -> RunFolder:
+    return open_run(config, dataset_digest=digest, workers=(1, 1))
+
+
+def _with_checkpoint(out: Path, step: int = 40) -> None:
+    folder = out / "checkpoints" / f"step-{step:010d}-aa"
+    folder.mkdir(parents=True)
+    (folder / "COMPLETE.json").write_text("{}")
+
+
+def test_a_new_run_describes_itself(tmp_path: Path) -> None:
+    run = _open(_config(tmp_path / "r"))
+    info = run.info()
+    assert (info["format"], info["version"], info["dataset"]["digest"], info["workers"]) == ("taudl-run", 1, "abc", "1")
+    assert info["code"]["version"]
+    run.add_attempt(world_size=2, from_step=0)
+    assert run.info()["attempts"][0]["world_size"] == 2
+    assert not list(run.path.glob("*.tmp*"))
+
+
+def test_a_folder_in_use_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    config = _config(tmp_path / "r")
+    _open(config)
+    with pytest.raises(UserError, match=r"not empty.*--resume"):
+        _open(config)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.jpg").touch()
+    with pytest.raises(UserError, match=r"holds photo.jpg\); choose another"):
+        _open(_config(tmp_path / "other"))
+    with pytest.raises(UserError, match=r"holds no run"):
+        _open(_config(tmp_path / "nowhere", resume=True))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"found a file"):
+        _open(_config(tmp_path / "file"))
+
+
+MAY_CHANGE = [
+    {"workers": "2"},
+    {"launcher": "ray"},
+    {"stop_at": 50},
+    {"tracking": {"uri": "none"}},
+    {"checkpoint": {"every": 7}},
+    {"data": "moved"},
+]
+
+
+@pytest.mark.parametrize("change", MAY_CHANGE, ids=str)
+def test_what_does_not_change_the_result_may_change(tmp_path: Path, change: dict[str, object]) -> None:
+    first = _config(tmp_path)
+    _open(first)
+    _with_checkpoint(tmp_path)
+    second = _config(tmp_path, resume=True, **change)
+    _open(second)
+    assert config_digest(first) == config_digest(second)
+
+
+MAY_NOT_CHANGE = [
+    ({"seed": 1}, "seed was 0, is 1"),
+    ({"recipe": "pctd"}, r"loss.ccta_weight was 0.7, is 0.0"),
+    ({"optim": {"lr": 1.0}}, "optim.lr was 0.00035, is 1.0"),
+    ({"batch": {"images": 12}}, "batch.images"),
+    ({"model": {"name": "resnet18"}}, "model.name"),
+    ({"precision": "fp64"}, "precision"),
+    ({"augment": {"flip": 0.0}}, "augment.flip"),
+    ({"steps": 30}, "40 steps behind it"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), MAY_NOT_CHANGE, ids=[row[1] for row in MAY_NOT_CHANGE])
+def test_what_changes_the_result_is_refused_by_name(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    _open(_config(tmp_path))
+    _with_checkpoint(tmp_path)
+    before = (tmp_path / "config.yaml").read_text()
+    with pytest.raises(UserError, match=message):
+        _open(_config(tmp_path, resume=True, **change))
+    assert (tmp_path / "config.yaml").read_text() == before
+
+
+def test_more_steps_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _open(_config(tmp_path))
+    _with_checkpoint(tmp_path)
+    _open(_config(tmp_path, resume=True, steps=200))
+    assert "steps 100 -> 200: the learning rate's schedule spans" in capsys.readouterr().err
+
+
+def test_another_dataset_is_refused_naming_both_digests(tmp_path: Path) -> None:
+    _open(_config(tmp_path))
+    _with_checkpoint(tmp_path)
+    with pytest.raises(UserError, match=r"digest abc.*digest xyz"):
+        _open(_config(tmp_path, resume=True), digest="xyz")
+
+
+def test_a_run_without_a_checkpoint_keeps_its_identity_or_takes_a_new_one(tmp_path: Path) -> None:
+    run = _open(_config(tmp_path))
+    run.update(mlflow={"run_id": "r1"})
+    assert _open(_config(tmp_path, resume=True)).info()["mlflow"] == {"run_id": "r1"}
+    changed = dataclasses.replace(_config(tmp_path, resume=True), seed=9)
+    assert _open(changed).info()["mlflow"] is None
