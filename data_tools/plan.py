@@ -116,9 +116,8 @@ def _training_crops(
     kept, number = np.unique(label[chosen.rows], return_inverse=True)  # labels stay 0..M_t-1 when a tracklet fell away
     of_label = dict(zip(label.tolist(), tracks["track"].to_pylist()))
     keys = [tracklet_key(camera, f"train/{of_label[value]}") for value in kept.tolist()]
-    return _crops(
-        tracks, chosen.rows, chosen.boxes, number, keys, ["train"] * len(keys), [None] * len(keys)
-    ), chosen.dropped
+    crops = _crops(tracks, chosen, number, keys=keys, splits=["train"] * len(keys), people=[None] * len(keys))
+    return crops, chosen.dropped
 
 
 def _test_crops(
@@ -132,7 +131,7 @@ def _test_crops(
     keys = [tracklet_key(camera, f"test/{position}") for position in kept.tolist()]
     splits = ["+".join(visits[position].splits) for position in kept.tolist()]
     people = [visits[position].person_id for position in kept.tolist()]
-    table = _crops(boxes, chosen.rows, chosen.boxes, number, keys, splits, people)
+    table = _crops(boxes, chosen, number, keys=keys, splits=splits, people=people)
     unlabelled = pa.array(np.full(table.num_rows, -1))
     for name, values in (("label", unlabelled), ("track", pa.array(kept[number]))):
         table = table.set_column(table.schema.get_field_index(name), name, values)
@@ -144,7 +143,13 @@ def _boxes(tracks: pa.Table) -> np.ndarray:
 
 
 def _crops(
-    tracks: pa.Table, chosen: Selection, number: np.ndarray, *, keys: list[str], splits: list[str], people: Sequence[int | None]
+    tracks: pa.Table,
+    chosen: Selection,
+    number: np.ndarray,
+    *,
+    keys: list[str],
+    splits: list[str],
+    people: Sequence[int | None],
 ) -> pa.Table:
     """CROPS_SCHEMA of the chosen detections; `number` (n,) leads from each to its tracklet's key, splits and person."""
     source = tracks.take(pa.array(chosen.rows))

@@ -104,7 +104,8 @@ def _write_tar(path: Path, tracklets: Iterable[ShardTracklet]) -> tuple[list[dic
             members = _members(tracklet)
             writer.write({"__key__": tracklet.key, **members})
             length = writer.tarstream.offset - offset
-            samples.append(_index_line(tracklet.key, members, offset))
+            sizes = {extension: len(content) for extension, content in members.items()}
+            samples.append(index_line(tracklet.key, sizes, offset))
             rows += [_row(tracklet, split, offset, length) for split in tracklet.splits]
     return rows, f"v1.2 {len(samples)}\n" + "".join(f"{line}\n" for line in samples)
 
@@ -121,12 +122,12 @@ def _members(tracklet: ShardTracklet) -> dict[str, bytes]:
     return {**images, "json": json.dumps(tracklet.meta, sort_keys=True, separators=(",", ":")).encode()}
 
 
-def _index_line(key: str, members: dict[str, bytes], offset: int) -> str:
-    """`extension offset size name` of each member, where offset is that of its content."""
+def index_line(key: str, members: dict[str, int], offset: int) -> str:
+    """A line of DALI's index: `extension offset size name` of each member (size by extension), where offset is its content's."""
     words = []
-    for extension, content in members.items():
-        words.append(f"{extension} {offset + _BLOCK} {len(content)} {key}.{extension}")
-        offset += _BLOCK + -(-len(content) // _BLOCK) * _BLOCK
+    for extension, size in members.items():
+        words.append(f"{extension} {offset + _BLOCK} {size} {key}.{extension}")
+        offset += _BLOCK + -(-size // _BLOCK) * _BLOCK
     return " ".join(words)
 
 

@@ -7,7 +7,6 @@ different settings out of one folder.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from data_tools.atomic import remove_leftovers, whole_file
 from data_tools.detect import load_detector
 from data_tools.track_picture import draw_tracks
 from data_tools.tracking import TrackSettings, track_video
@@ -40,6 +40,8 @@ def track_corpus(
         UserError: bad input, `out` from other settings, or videos that failed (after the others are done).
     """
     videos, out = Path(videos), Path(out)
+    if not videos.exists():
+        raise UserError(f"--videos {videos}: no such file or folder; expected a video, or a folder with one per camera")
     sources = find_videos(videos) if videos.is_dir() else {videos.stem: videos}
     detect = load_detector(detector, weights=weights, min_score=min_score)
     models = {name: _sha256(Path(name)) for name in (detector, weights) if Path(name).is_file()}
@@ -89,6 +91,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
 
     path = out / "settings.yaml"
     if path.exists():
+        remove_leftovers(out)
         found = yaml.safe_load(path.read_text())
         found = found if isinstance(found, dict) else {}
         name = next((name for name in settings if found.get(name) != settings[name]), None)
@@ -99,11 +102,11 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             )
         return
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     if any(out.iterdir()):
         raise UserError(f"--out {out}: the folder is not empty and was not made by `taudl track`; give another folder")
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
 def _sha256(path: Path) -> str:

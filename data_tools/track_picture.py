@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from data_tools.atomic import whole_file
 from data_tools.video import iter_frames
 
 _COLOURS = (
@@ -46,12 +46,8 @@ def draw_tracks(video: str | Path, tracks: pa.Table, path: str | Path) -> None:
         for x1, y1, x2, y2 in box[rows[frame[rows] == fullest]].tolist():
             draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=3)
             _draw_label(draw, (x1, y1), f"{number}", colour)
-    temporary = Path(f"{path}.tmp-{os.getpid()}")
-    try:
+    with whole_file(Path(path)) as temporary:
         image.save(temporary, format="JPEG", quality=88)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _draw_label(draw, place: tuple[float, float], text: str, colour: str) -> None:

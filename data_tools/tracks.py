@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -68,15 +69,15 @@ def read_tracks(
     hints = Hints(camera=camera, fps=fps, frame_base=frame_base, image_size=image_size, class_id=class_id)
     if path.is_dir() and not _is_label_folder(path, format):
         return _read_folder(path, format, hints)
-    return _read_one(path, format, hints)
+    if path.is_file() and _is_blank(path):
+        raise UserError(f"{path}: the file is empty; expected tracks, a line or record per detection")
+    name = _recognise(path) if format == "auto" else format
+    if format == "auto":
+        log(f"{path}: read as {name} tracks")
+    return _read_one(path, name, hints)
 
 
 def _read_one(path: Path, name: str, hints: Hints) -> pa.Table:
-    if path.is_file() and _is_blank(path):
-        raise UserError(f"{path}: the file is empty; expected tracks, a line or record per detection")
-    if name == "auto":
-        name = _recognise(path)
-        log(f"{path}: read as {name} tracks")
     if path.is_dir() != (name == "ultralytics"):
         raise UserError(
             f"{path}: {name} tracks are a {'folder of files' if name == 'ultralytics' else 'file'}; give that"
@@ -93,13 +94,16 @@ def _read_folder(path: Path, name: str, hints: Hints) -> pa.Table:
         )
     files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.name[0] != ".")
     stems = [file.stem for file in files]
-    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    twice = next((stem for stem, count in Counter(stems).items() if count > 1), None)
     if twice is not None:
         raise UserError(f"{path}: found two files for camera {twice!r}; expected one file per camera")
-    tables = [_read_one(file, name, hints) for file in files if not _is_empty_camera(file)]
-    if not tables:
+    names = {file: _recognise(file) if name == "auto" else name for file in files if not _is_empty_camera(file)}
+    if not names:
         raise UserError(f"{path}: no tracks in this folder; expected files {', '.join('*' + s for s in _SUFFIXES)}")
-    return pa.concat_tables(tables)
+    if name == "auto":
+        kinds = Counter(names.values())
+        log(f"{path}: read as {', '.join(f'{kind} tracks ({count} files)' for kind, count in kinds.items())}")
+    return pa.concat_tables([_read_one(file, kind, hints) for file, kind in names.items()])
 
 
 def _is_empty_camera(file: Path) -> bool:

@@ -7,13 +7,13 @@ In ground truth a confidence of 0 marks a row to ignore.
 from __future__ import annotations
 
 import configparser
-import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
+from data_tools.atomic import whole_file
 from data_tools.track_formats.rows import Hints, Rows
 from data_tools.track_formats.text import delimiter_of, first_line, line_finder, read_columns, split
 from taudl_dist.errors import UserError
@@ -75,15 +75,8 @@ def write_mot(table: pa.Table, path: str | Path) -> None:
     score = np.round(table["score"].to_numpy().astype(np.float64), 4)
     unused = np.full(len(x1), -1)
     columns = [table["frame"].to_numpy() + 1, table["track"].to_numpy(), *boxes, score, unused, unused, unused]
-    temporary = Path(f"{path}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            csv.write_csv(pa.table(columns, names=list(_COLUMNS)), file, csv.WriteOptions(include_header=False))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(Path(path)) as temporary:
+        csv.write_csv(pa.table(columns, names=list(_COLUMNS)), temporary, csv.WriteOptions(include_header=False))
 
 
 def _is_ground_truth(path: Path, num_fields: int, score: np.ndarray) -> bool:

@@ -22,12 +22,16 @@ _CHECKSUM = slice(148, 156)
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One tracklet as it lies in a tar: JPEGs in frame order, their frame numbers, and the members of <key>.json."""
+    """One tracklet as it lies in a tar: JPEGs in frame order, their frame numbers, the content of <key>.json.
+
+    `members`: size in bytes of every member by its extension, in tar order.
+    """
 
     key: str
     frames: list[int]
     jpegs: list[bytes]
     meta: dict[str, Any]
+    members: dict[str, int]
 
 
 class TrackletReader:
@@ -57,10 +61,17 @@ class TrackletReader:
         key = members[-1][0].removesuffix(".json")
         try:
             meta = json.loads(members[-1][1])
-            frames = [int(name.removeprefix(f"{key}.").removesuffix(".jpg")) for name, _ in members[:-1]]
+            extensions = [name.removeprefix(f"{key}.") for name, _ in members]
+            frames = [int(extension.removesuffix(".jpg")) for extension in extensions[:-1]]
         except ValueError:
             raise _damaged(where, f"members {[name for name, _ in members[:3]]}... do not form one tracklet") from None
-        return Sample(key=key, frames=frames, jpegs=[data for _, data in members[:-1]], meta=meta)
+        return Sample(
+            key=key,
+            frames=frames,
+            jpegs=[data for _, data in members[:-1]],
+            meta=meta,
+            members={extension: len(data) for extension, (_, data) in zip(extensions, members)},
+        )
 
     def _members(self, shard: int, offset: int, length: int) -> tuple[list[tuple[str, bytes]], str]:
         if not 0 <= shard < len(self._dataset.shards):

@@ -187,12 +187,16 @@ def table(result: Mapping[str, Any]) -> str:
     width = max(len(row["name"]) for row in rows)
     lines = [f"{'':{width}}" + "".join(f"{'R' + c[4:] if c[:4] == 'rank' else c:>8}" for c in columns)]
     lines += [f"{row['name']:{width}}" + "".join(f"{100 * row[c]:8.1f}" for c in columns) for row in rows]
-    skipped = f" ({result['num_skipped_queries']} without a match)" if result["num_skipped_queries"] else ""
-    lines.append(
-        f"in percent; {result['num_valid_queries']} queries{skipped}, gallery of {result['num_gallery']},"
+    return "\n".join([*lines, f"in percent; {conditions(result)}"])
+
+
+def conditions(result: Mapping[str, Any]) -> str:
+    """What the numbers were measured on, in half a sentence."""
+    skipped = f" ({result['num_skipped_queries']:,} more have no match)" if result["num_skipped_queries"] else ""
+    return (
+        f"{result['num_valid_queries']:,} queries{skipped}, gallery of {result['num_gallery']:,},"
         f" {result['metric']} distance"
     )
-    return "\n".join(lines)
 
 
 def weights_path(model: str | Path) -> Path:

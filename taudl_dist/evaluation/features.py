@@ -42,12 +42,13 @@ def embed(
     height, width = model.image_size
     pipeline = DecodePipeline(batch_images, height, width, device)
     model = model.to(device).eval()
+    dtype = next(model.parameters()).dtype
 
     def extract(jpegs: list[bytes]) -> np.ndarray:
         whole = np.tile(np.array([0, 0, 1, 1], np.float32), (len(jpegs), 1))
         images = pipeline.decode(jpegs, whole, np.zeros(len(jpegs), bool))
         with torch.inference_mode():
-            return model(images, [len(jpegs)]).float().cpu().numpy()
+            return model(images.to(dtype), [len(jpegs)]).float().cpu().numpy()
 
     return mean_features(extract, dataset, rows, frames=frames, batch_images=batch_images, label=label)
 

@@ -51,7 +51,7 @@ def cmc_curve(curves: Mapping[str, Sequence[float] | np.ndarray]) -> bytes:
     last = max(map(len, curves.values()))
     axes.set(xlabel="rank", ylabel="matching rate in %", ylim=(0, 101), xlim=(1, max(2, last)))
     axes.set_xticks([rank for rank in (1, 5, 10, 20, 30, 40, 50, 100) if rank <= last])
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(frameon=False)
     return _png(figure)
 
 
@@ -97,7 +97,7 @@ def rank_lists(lists: Sequence[RankList]) -> bytes:
         _write(draw, "query", MARGIN, top)
         for rank, (image, is_match, distance) in enumerate(zip(entry.gallery, entry.is_match, entry.distances)):
             _paste(canvas, image, _column(rank), top, RIGHT if is_match else WRONG)
-            _write(draw, f"{distance:.3g}", _column(rank), top)
+            _write(draw, f"{distance:#.3g}", _column(rank), top)
     return _encode(canvas)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_tools.atomic import whole_file
 from taudl_dist.evaluation import figures, samples
-from taudl_dist.evaluation.evaluate import RANKS, Probes, Protocol, Ranked
+from taudl_dist.evaluation.evaluate import RANKS, Probes, Protocol, Ranked, conditions
 
 if TYPE_CHECKING:
     from taudl_dist.dataset import Dataset
@@ -108,11 +108,7 @@ def _results(result: Mapping[str, Any]) -> str:
         f"<tr><td>{html.escape(row['name'])}</td>{''.join(f'<td>{100 * row[c]:.1f}</td>' for c in columns)}</tr>\n"
         for row in rows
     )
-    note = (
-        f"{result['num_valid_queries']:,} queries ({result['num_skipped_queries']:,} more have no match), gallery of"
-        f" {result['num_gallery']:,}, {result['metric']} distance; in percent. Identities serve this evaluation alone: no"
-        " training reads one."
-    )
+    note = f"In percent; {conditions(result)}. Identities serve this evaluation alone: no training reads one."
     return f'<table class="results"><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table><p>{note}</p>'
 
 

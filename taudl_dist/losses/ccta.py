@@ -8,9 +8,16 @@ form nothing underflows, whatever the scale of the features. Computed in float32
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
+from torch.autograd.function import once_differentiable
 
 from taudl_dist.errors import UserError
+
+_NEAR = 0.01
+"""Share of |a|^2 + |b|^2 below which |a - b|^2 counts as cancelled: the matrix product then keeps two digits less."""
 
 
 def ccta_loss(
@@ -70,7 +77,8 @@ def ccta_rows(
     if num_neighbours is not None and num_neighbours < 1:
         raise UserError(f"num_neighbours is {num_neighbours}; expected None or at least 1")
     with torch.autocast(tracklet_features.device.type, enabled=False):
-        distances = _distances(tracklet_features, rows, squared=squared)
+        features = tracklet_features.to(torch.promote_types(tracklet_features.dtype, torch.float32))
+        distances = _Distances.apply(features, rows, squared)
         is_other = cameras[rows, None] != cameras
         neighbours = min(num_neighbours or max(1, num_cameras // 2), len(cameras))
         nearest = distances.detach().masked_fill(~is_other, torch.inf).topk(neighbours, dim=1, largest=False).indices
@@ -95,16 +103,45 @@ def tracklet_means(features: torch.Tensor, tracklets: torch.Tensor) -> tuple[tor
     return sums / counts[:, None], ids
 
 
-def _distances(features: torch.Tensor, rows: slice, *, squared: bool) -> torch.Tensor:
-    """Euclidean distances (R, N) of the features in `rows` to all; the gradient at distance 0 is 0."""
-    features = features.to(torch.promote_types(features.dtype, torch.float32))
-    # |a|^2 - 2ab + |b|^2 is one matrix product, but it cancels: the mean (a constant shift) takes most of the norm away.
-    centred = features - features.detach().mean(0)
-    own = centred[rows]
-    squares = (centred * centred).sum(1)
-    products = torch.addmm(squares[rows, None] + squares, own, centred.T, alpha=-2)
-    itself = torch.arange(len(features), device=features.device)
-    is_zero = (products <= 0) | (itself[rows, None] == itself)
-    if squared:
-        return products.masked_fill(is_zero, 0)
-    return products.masked_fill(is_zero, 1).sqrt().masked_fill(is_zero, 0)
+class _Distances(torch.autograd.Function):
+    """Euclidean distances (R, N) of the features in `rows` to all N; exact near zero, where the gradient is 0.
+
+    |a|^2 - 2ab + |b|^2 is one matrix product where |a - b|^2 moves N^2 D numbers, but it cancels for near pairs: those, a tracklet
+    with itself among them, are subtracted one by one, here and in the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: torch.Tensor, rows: slice, squared: bool) -> torch.Tensor:
+        centred = features - features.mean(0)  # distances stay, but the mean is most of the norm
+        sizes = centred.square().sum(1)
+        scale = sizes[rows, None] + sizes
+        result = torch.addmm(scale, centred[rows], centred.T, alpha=-2)
+        near = (result <= _NEAR * scale).nonzero()
+        for row, column in _pairs(near, width=features.shape[1]):
+            result[row, column] = (features[rows][row] - features[column]).square().sum(1)
+        if not squared:
+            result.sqrt_()
+        ctx.rows, ctx.squared = rows, squared
+        ctx.save_for_backward(features, centred, result, near)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        features, centred, distances, near = ctx.saved_tensors
+        rows = ctx.rows
+        slope = 2 * gradient if ctx.squared else (gradient / distances).masked_fill_(distances == 0, 0)
+        result = torch.zeros_like(features)
+        for row, column in _pairs(near, width=features.shape[1]):
+            force = slope[row, column, None] * (features[rows][row] - features[column])
+            result[rows].index_add_(0, row, force)
+            result.index_add_(0, column, force, alpha=-1)
+        slope[near.unbind(1)] = 0
+        result[rows] += slope.sum(1)[:, None] * centred[rows] - slope @ centred
+        result += slope.sum(0)[:, None] * centred - slope.T @ centred[rows]
+        return result, None, None
+
+
+def _pairs(pairs: torch.Tensor, *, width: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The two columns of pairs (P, 2), in parts whose differences (part, width) are 16 million numbers at most."""
+    return (part.unbind(1) for part in pairs.split(max(1, 2**24 // width)))

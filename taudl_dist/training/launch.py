@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from taudl_dist import tracking
-from taudl_dist.batches import BatchPlan
-from taudl_dist.batches.plan import check_world_size
+from taudl_dist.batches import BatchPlan, check_world_size
 from taudl_dist.config import Config, worker_range
 from taudl_dist.dataset import open_dataset
 from taudl_dist.errors import UsageError, UserError

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from taudl_dist import tracking
-from taudl_dist.batches import Batch, BatchLoader, BatchPlan
-from taudl_dist.batches.plan import PLAN_VERSION
+from taudl_dist.batches import PLAN_VERSION, Batch, BatchLoader, BatchPlan
 from taudl_dist.config import Config
 from taudl_dist.dataset import Dataset, open_dataset
 from taudl_dist.errors import UserError

@@ -21,6 +21,7 @@ from taudl_dist.config import Config
 from taudl_dist.dataset import Dataset
 from taudl_dist.losses import joint_share
 from taudl_dist.model import CameraHeads, ReidModel, build_model, update_running_statistics
+from taudl_dist.model.batch_norm import batch_norm_layers
 from taudl_dist.parallel import assign_owners, clip_by_global_norm, gather
 from taudl_dist.training.optimizer import Trained
 from taudl_dist.training.world import World
@@ -41,7 +42,7 @@ def train_step(learner: Learner, batch: Batch, *, lr: float) -> torch.Tensor:
     share = joint_share(
         features,
         *facts.unbind(1),
-        heads=learner.classifiers.mapping(),
+        heads=learner.heads_of,
         own_tracklets=slice(first, first + batch.rank_tracklets[world.rank]),
         label_offsets=learner.label_offsets,
         config=config.loss,
@@ -65,7 +66,8 @@ class Learner:
     model: ReidModel
     network: nn.Module
     """The model, wrapped for averaging its gradient where there are several workers."""
-    classifiers: CameraHeads
+    heads_of: dict[int, tuple[torch.Tensor, torch.Tensor]]
+    """Camera -> weight (M_t, D) and bias (M_t,) of the heads owned."""
     backbone: Trained
     heads: Trained
     label_offsets: torch.Tensor
@@ -82,18 +84,19 @@ class Learner:
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
         model_config = config.model if pretrained else dataclasses.replace(config.model, weights="")
         model = build_model(model_config, seed=config.seed).to(world.device, dtype).train()
+        model.image_size = (config.batch.height, config.batch.width)
         counts, names = _label_counts(config, dataset)
         owners = assign_owners(list(counts.values()), world.size)
         owned = [camera for camera, owner in zip(counts, owners) if owner == world.rank]
-        classifiers = CameraHeads(counts, model.feature_dim, seed=config.seed, owned=owned).to(world.device, dtype)
+        heads = CameraHeads(counts, model.feature_dim, seed=config.seed, owned=owned).to(world.device, dtype).mapping()
         return cls(
             config=config,
             world=world,
             model=model,
             network=_averaging(model, world) if world.size > 1 else model,
-            classifiers=classifiers,
+            heads_of=heads,
             backbone=Trained(_tensors(model), config.optim),
-            heads=Trained(_head_tensors(classifiers, names), config.optim),
+            heads=Trained(_named(heads, names), config.optim),
             label_offsets=torch.from_numpy(np.array(dataset.training.camera_offsets[:-1])).to(world.device),
             dtype=dtype,
         )
@@ -112,21 +115,24 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: named[name] for name in model.state_dict()}
 
 
-def _head_tensors(classifiers: CameraHeads, names: dict[int, str]) -> dict[str, torch.Tensor]:
+def _named(heads: dict[int, tuple[torch.Tensor, torch.Tensor]], names: dict[int, str]) -> dict[str, torch.Tensor]:
     tensors = {}
-    for camera, (weight, bias) in classifiers.mapping().items():
+    for camera, (weight, bias) in heads.items():
         tensors[f"{names[camera]}/weight"], tensors[f"{names[camera]}/bias"] = weight, bias
     return tensors
 
 
-def _averaging(model: nn.Module, world: World) -> DistributedDataParallel:
-    """DDP that keeps its hands off the buffers and sums in the same order at every step.
-
-    Without `find_unused_parameters` it regroups its buckets after the first step, and then a resumed run with three or more workers
-    rounds its first sum otherwise than the run that was not interrupted.
-    """
+def _averaging(model: ReidModel, world: World) -> DistributedDataParallel:
+    """DDP that leaves buffers alone and sums in the same order at every step."""
     known = inspect.signature(DistributedDataParallel).parameters
     buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # renamed in torch 2.13
-    options: dict[str, Any] = {buffers: False, "find_unused_parameters": True}
-    devices = [world.device.index] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, **options)
+    options: dict[str, Any] = {buffers: False, "device_ids": [world.device.index] if world.device.type == "cuda" else None}
+    network = DistributedDataParallel(model, **options)
+    # DDP regroups its buckets after its first backward, which changes the order of sums between three or more workers. Let that
+    # be over before the first step: a resumed run must round as one that was never interrupted.
+    like = next(model.parameters())
+    network(like.new_zeros(2, 3, *model.image_size), (2,)).sum().backward()
+    model.zero_grad(set_to_none=True)
+    for layer in batch_norm_layers(model):
+        layer.pending = None
+    return network

@@ -87,6 +87,7 @@ def test_wrong_calls(name: str, settings: dict, kind: type, message: str) -> Non
         load_detector(name, **{"min_score": 0.3, **settings})
 
 
+@pytest.mark.slow
 def test_torchvision_detector_from_a_file(tmp_path: Path) -> None:
     import torch
     from torchvision.models import get_model

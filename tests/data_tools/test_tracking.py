@@ -164,4 +164,5 @@ def test_wrong_usage(corpus: list[str], capsys: pytest.CaptureFixture[str]) -> N
     assert main([*corpus, "--tracker", "best"]) == 2
     assert main(["track", "--videos", "a"]) == 2
     assert main([*corpus, "--every", "0"]) == 2
+    assert main([*corpus, "--videos", "nowhere"]) == 1
     assert "Traceback" not in capsys.readouterr().err

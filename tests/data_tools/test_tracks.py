@@ -205,7 +205,9 @@ def test_folder_of_cameras(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     (tmp_path / "settings.yaml").write_text("every: 1")
     table = read_tracks(tmp_path, fps={"a": FPS, "b": FPS})
     assert table.equals(pa.concat_tables([expected("a"), expected("b")]))
-    assert "c.txt: empty, so this camera has no tracks" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "c.txt: empty, so this camera has no tracks" in said
+    assert "read as supervision tracks (1 files), mot tracks (1 files)" in said
     write_mot_lines(tmp_path / "a.txt")
     with pytest.raises(UserError, match="two files for camera 'a'"):
         read_tracks(tmp_path, fps=FPS)
@@ -265,7 +267,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatc
     def full(*_) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("data_tools.atomic.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_mot(expected("cam"), tmp_path / "cam.txt")
     assert list(tmp_path.iterdir()) == []

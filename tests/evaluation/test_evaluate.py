@@ -41,7 +41,7 @@ def test_baselines_stand_beside_the_model(dataset, run):
     assert (colours["name"], colours["rank1"]) == ("colour histogram", 1.0)  # people of one colour each
     text = table(result)
     assert [line.split()[0] for line in text.splitlines()[1:4]] == ["model", "untrained", "colour"]
-    assert "4 queries (1 without a match), gallery of 5, euclidean distance" in text
+    assert "4 queries (1 more have no match), gallery of 5, euclidean distance" in text
 
 
 def test_metric_and_frames_matter(dataset, run):

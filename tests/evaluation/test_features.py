@@ -63,6 +63,13 @@ def test_embedding_is_the_mean_of_single_images(dataset, run):
     np.testing.assert_allclose(found[3], torch.cat(single).mean(0), atol=1e-5)
 
 
+def test_a_model_of_double_precision(dataset, run):
+    rows = read_manifest(dataset)
+    single, double = (embed(model, dataset, rows) for model in (load_model(run), load_model(run).double()))
+    assert double.dtype == np.float32
+    np.testing.assert_allclose(double, single, rtol=1e-4, atol=1e-5)
+
+
 def test_a_feature_that_is_not_finite_names_its_tracklet(dataset):
     def broken(jpegs):
         values = sizes(jpegs)

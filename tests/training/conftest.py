@@ -1,0 +1,79 @@
+"""A tiny dataset of three cameras, its settings, and groups of real processes as torchrun would start them."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_tools.shards import ImportTracklet, write_dataset
+
+FLAGS = (
+    "--model small --model.feature-dim 16 --batch.images 24 --batch.frames 2 --batch.height 32 --batch.width 16"
+    " --steps 12 --checkpoint.every 4 --tracking.uri none --tracking.every 5 --seed 1"
+).split()
+"""Three cameras x four tracklets x two frames a step, a fraction of a second in all."""
+
+
+def tiny_dataset(folder: Path, sizes: Sequence[int] = (9, 5, 6), *, spoil: str = "") -> Path:
+    """`sizes` tracklets per camera of four images each; the tracklet named `spoil` is no JPEG."""
+    rng = np.random.default_rng(3)
+
+    def jpeg(name: str) -> bytes:
+        buffer = io.BytesIO()
+        coarse = rng.integers(0, 256, (6, 3, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((24, 48), Image.Resampling.BILINEAR).save(buffer, "JPEG", quality=90)
+        data = buffer.getvalue()
+        return data[:300] + b"spoiled" if name == spoil else data
+
+    tracklets = [
+        ImportTracklet(
+            camera=f"cam{camera + 1}", split="train", name=f"{camera}-{number}", frames=[(i, jpeg(f"{camera}-{number}")) for i in range(4)]
+        )
+        for camera, size in enumerate(sizes)
+        for number in range(size)
+    ]
+    return write_dataset(folder, tracklets, settings={}, source={})
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
+
+
+@pytest.fixture
+def train_group() -> Callable[..., list[subprocess.CompletedProcess[str]]]:
+    """Runs `taudl train WORDS` in `size` processes that form a gloo group, as torchrun would; one result a rank."""
+
+    def run(size: int, words: Sequence[Any]) -> list[subprocess.CompletedProcess[str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        command = [sys.executable, "-W", "error::DeprecationWarning:taudl_dist", "-m", "taudl_dist.cli", "train", *map(str, words)]
+        group = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        started = [
+            subprocess.Popen(
+                command,
+                env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            for rank in range(size)
+        ]
+        results = []
+        for process in started:
+            out, err = process.communicate(timeout=300)
+            results.append(subprocess.CompletedProcess(command, process.returncode, out, err))
+        return results
+
+    return run

@@ -1,0 +1,195 @@
+"""Runs in one process: what they write, stopping and resuming bit for bit, and every refusal."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from taudl_dist.cli import main
+from taudl_dist.commands.train import parse_config
+from taudl_dist.errors import UsageError, UserError
+from taudl_dist.training import Interrupted, checkpoint, train
+
+from .conftest import FLAGS, tiny_dataset
+
+
+def _train(dataset: Path, out: Path, *words: str) -> Path:
+    return train(parse_config(["--data", str(dataset), "--out", str(out), *FLAGS, *words]))
+
+
+def _weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def _state(run: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint: weights, moments, heads."""
+    newest = checkpoint.newest(run / "checkpoints")
+    assert newest is not None
+    return {key: tensor for file in sorted(newest.glob("*.safetensors")) for key, tensor in load_file(file).items()}
+
+
+def _rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert torch.equal(found[key], tensor), key
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _train(dataset, tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+def test_the_run_folder_holds_what_it_should(undisturbed: Path, dataset: Path) -> None:
+    names = {path.name for path in undisturbed.iterdir()}
+    assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "model.safetensors", "model.json", "run.json"}
+    rows = _rows(undisturbed)
+    assert [row["step"] for row in rows] == list(range(12))
+    assert set(rows[0]) == {"step", "loss", "pctd", "ccta", "lr", "images_per_s", "data_wait_s", "time"}
+    assert rows[0]["loss"] == 0.3 * rows[0]["pctd"] + 0.7 * rows[0]["ccta"] or abs(rows[0]["loss"]) < 100
+    assert rows[6]["lr"] == 3.5e-4 > rows[9]["lr"]
+    assert sorted(map(checkpoint.step_of, (undisturbed / "checkpoints").iterdir())) == [4, 8, 12]
+    info = json.loads((undisturbed / "run.json").read_text())
+    assert info["attempts"][0] | {"world_size": 1, "from_step": 0} == info["attempts"][0]
+    model = json.loads((undisturbed / "model.json").read_text())
+    assert (model["step"], model["dataset_digest"]) == (12, json.loads((dataset / "dataset.json").read_text())["digest"])
+
+
+def test_the_same_again_is_bit_equal(undisturbed: Path, dataset: Path, tmp_path: Path) -> None:
+    again = _train(dataset, tmp_path / "again")
+    assert_equal(_state(again), _state(undisturbed))
+    assert [row["loss"] for row in _rows(again)] == [row["loss"] for row in _rows(undisturbed)]
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 7])
+def test_stopped_and_resumed_is_bit_equal(undisturbed: Path, dataset: Path, tmp_path: Path, stop_at: int) -> None:
+    with pytest.raises(Interrupted, match=f"after {stop_at} steps.*--resume"):
+        _train(dataset, tmp_path / "run", "--stop-at", str(stop_at))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    run = train(parse_config(["--out", str(tmp_path / "run"), "--resume"]))
+    assert_equal(_state(run), _state(undisturbed))
+    assert_equal(_weights(run), _weights(undisturbed))
+    timeless = [{k: row[k] for k in ("step", "loss", "pctd", "ccta", "lr")} for row in _rows(run)]
+    assert timeless == [{k: row[k] for k in ("step", "loss", "pctd", "ccta", "lr")} for row in _rows(undisturbed)]
+    assert [attempt["from_step"] for attempt in json.loads((run / "run.json").read_text())["attempts"]] == [0, stop_at]
+
+
+def test_a_finished_run_can_be_resumed_to_no_effect(undisturbed: Path, dataset: Path, tmp_path: Path) -> None:
+    run = _train(dataset, tmp_path / "run")
+    before = (run / "metrics.jsonl").read_text()
+    train(parse_config(["--out", str(run), "--resume"]))
+    assert (run / "metrics.jsonl").read_text() == before
+    assert_equal(_weights(run), _weights(undisturbed))
+
+
+def _start(dataset: Path, out: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "taudl_dist.cli", "train", "--data", str(dataset), "--out", str(out), *FLAGS, *words]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def _wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.jsonl").exists() and len((run / "metrics.jsonl").read_text().splitlines()) > step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} was not reached: {process.communicate()[1]}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_signal_and_a_resume_equal_the_undisturbed_run(dataset: Path, tmp_path: Path, number: int) -> None:
+    long = ["--steps", "400", "--checkpoint.every", "20"]
+    expected = _train(dataset, tmp_path / "expected", *long)
+    run = tmp_path / "run"
+    process = _start(dataset, run, *long)
+    _wait_for_step(run, 50, process)
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write('{"step"')
+    else:
+        assert process.returncode == 128 + number
+        assert "--resume" in err
+        assert "Traceback" not in err
+    train(parse_config(["--out", str(run), "--resume"]))
+    assert_equal(_state(run), _state(expected))
+    assert [row["loss"] for row in _rows(run)] == [row["loss"] for row in _rows(expected)]
+
+
+REFUSED = [
+    (["--recipe", "paper"], (6,), UserError, "--recipe pctd"),
+    (["--weights", "missing.pth"], (6, 6), UserError, "no such file"),
+    (["--tracking.uri", "./mlruns"], (6, 6), UsageError, "sqlite"),
+    (["--batch.images", "1"], (6, 6), UsageError, "batch.images"),
+]
+
+
+@pytest.mark.parametrize(("words", "sizes", "kind", "message"), REFUSED, ids=[row[3] for row in REFUSED])
+def test_refused_before_anything_is_written(
+    tmp_path: Path, words: list[str], sizes: tuple[int, ...], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        _train(tiny_dataset(tmp_path / "data", sizes), tmp_path / "run", *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_camera_trains_with_pctd(tmp_path: Path) -> None:
+    run = _train(tiny_dataset(tmp_path / "data", (6,)), tmp_path / "run", "--recipe", "pctd")
+    assert {row["ccta"] for row in _rows(run)} == {0.0}
+
+
+@pytest.mark.parametrize("words", [["--recipe", "jcc"], ["--precision", "bf16"], ["--optim.clip-norm", "0.1"], ["--model.batch-norm", "sync"]], ids=str)
+def test_other_settings_train_and_resume(dataset: Path, tmp_path: Path, words: list[str]) -> None:
+    expected = _train(dataset, tmp_path / "expected", *words)
+    with pytest.raises(Interrupted):
+        _train(dataset, tmp_path / "run", *words, "--stop-at", "5")
+    assert_equal(_state(train(parse_config(["--out", str(tmp_path / "run"), "--resume"]))), _state(expected))
+
+
+def test_absent_cameras_wait_with_their_heads(tmp_path: Path) -> None:
+    """Three of five cameras a step: a head is moved as often as its camera came, and the run resumes."""
+    data = tiny_dataset(tmp_path / "data", (4, 5, 6, 4, 4))
+    run = _train(data, tmp_path / "run", "--batch.cameras", "3", "--steps", "6", "--checkpoint.every", "2")
+    state = _state(run)
+    moves = [int(state[f"cam{camera}/weight:step"]) for camera in range(1, 6)]
+    assert sum(moves) == 18
+    assert max(moves) - min(moves) <= 1
+
+
+def test_divergence_is_named_and_not_saved(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from taudl_dist.training import loop
+
+    real = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda learner, batch, *, lr: real(learner, batch, lr=lr) * (float("nan") if batch.step == 6 else 1))
+    with pytest.raises(UserError, match=r"loss of step 6 is nan.*optim.lr"):
+        _train(dataset, tmp_path / "run")
+    assert [checkpoint.step_of(path) for path in (tmp_path / "run" / "checkpoints").iterdir()] == [4]
+
+
+def test_a_corrupt_image_stops_the_run_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tiny_dataset(tmp_path / "data", spoil="1-2")
+    assert main(["train", "--data", str(data), "--out", str(tmp_path / "run"), *FLAGS]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert ".tar: cam2-" in err
+
+
+def test_json_summary(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--data", str(dataset), "--out", str(tmp_path / "run"), *FLAGS, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["steps"], result["mlflow"], result["run"]) == (12, None, str(tmp_path / "run"))
+    assert main(["train", "--data", str(dataset), "--out", str(tmp_path / "run"), *FLAGS]) == 1
+    assert "--resume" in capsys.readouterr().err
