@@ -50,6 +50,7 @@ def shard_corpus(
     plan = _plan(out, sources, settings)
     if (out / DATASET_FILE).exists():
         log(f"{out}: this dataset is finished already; nothing to do")
+        shutil.rmtree(out / PLAN_DIR, ignore_errors=True)
         return read_info(out)
     _work(out, plan, sources, settings, workers)
     about = {
@@ -108,8 +109,9 @@ def _refuse_other_request(out: Path, before: dict[str, Any], now: dict[str, Any]
 
 
 def _write_plan(out: Path, plan: Plan) -> None:
-    for part in (PLAN_DIR, SHARDS_DIR, FRAGMENTS_DIR):
-        (out / part).mkdir(parents=True, exist_ok=True)
+    """plan.json comes last; what an earlier attempt left of another plan goes first."""
+    shutil.rmtree(out / PLAN_DIR, ignore_errors=True)
+    (out / PLAN_DIR).mkdir(parents=True)
     for unit, crops in plan.crops.items():
         with whole_file(out / PLAN_DIR / f"{unit}.parquet") as temporary:
             pq.write_table(crops, temporary)
@@ -119,6 +121,7 @@ def _write_plan(out: Path, plan: Plan) -> None:
 def _work(out: Path, plan: dict[str, Any], sources: Sources, settings: ShardSettings, workers: int) -> None:
     """Makes every unit that is not committed; failures are listed when all others are done."""
     for part in (out, out / SHARDS_DIR, out / FRAGMENTS_DIR):
+        part.mkdir(exist_ok=True)
         remove_leftovers(part)
     todo = [
         UnitTask(

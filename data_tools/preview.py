@@ -76,11 +76,9 @@ def _pick(reader: TrackletReader, rows: pa.Table, most: int) -> list[tuple[dict[
 
 def _sizes(sample: Sample) -> list[tuple[int, int]]:
     """Width and height in the video of a tracklet's boxes, or of its images where no boxes are known."""
-    from PIL import Image
-
     if boxes := sample.meta.get("boxes"):
         return [(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes]
-    return [Image.open(io.BytesIO(jpeg)).size for jpeg in sample.jpegs]
+    return [_image(sample, at).size for at in range(len(sample.jpegs))]
 
 
 def contact_sheet(samples: list[tuple[dict[str, Any], Sample]]) -> bytes:
@@ -95,7 +93,8 @@ def contact_sheet(samples: list[tuple[dict[str, Any], Sample]]) -> bytes:
         pen.multiline_text((4, top + 4), _caption(row), fill="black")
         shown = np.linspace(0, len(sample.jpegs) - 1, min(columns, len(sample.jpegs))).round().astype(int)
         for column, at in enumerate(shown.tolist()):
-            thumb = _thumbnail(sample, at)
+            thumb = _image(sample, at)
+            thumb.thumbnail(_THUMB)
             left = _CAPTION + column * (_THUMB[0] + 2) + (_THUMB[0] - thumb.width) // 2
             sheet.paste(thumb, (left, top + (_THUMB[1] - thumb.height) // 2))
     buffer = io.BytesIO()
@@ -103,17 +102,16 @@ def contact_sheet(samples: list[tuple[dict[str, Any], Sample]]) -> bytes:
     return buffer.getvalue()
 
 
-def _thumbnail(sample: Sample, at: int) -> Any:
+def _image(sample: Sample, at: int) -> Any:
+    """The decoded image."""
     from PIL import Image
 
     try:
-        image = Image.open(io.BytesIO(sample.jpegs[at])).convert("RGB")
-    except (OSError, SyntaxError) as error:
+        return Image.open(io.BytesIO(sample.jpegs[at]), formats=["JPEG"]).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(
             f"image {sample.frames[at]} of tracklet {sample.key} does not decode ({error}); run `taudl validate`"
         ) from None
-    image.thumbnail(_THUMB)
-    return image
 
 
 def _caption(row: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -55,7 +56,7 @@ def _session(workers: int) -> Iterator[Any]:
     if os.environ.get("RAY_ADDRESS"):
         import ray
 
-        ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+        ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
         yield ray
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of this process, reachable from this machine only
@@ -69,7 +70,7 @@ def _session(workers: int) -> Iterator[Any]:
             num_cpus=workers,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             object_store_memory=100 * 2**20,
             _temp_dir=folder,
         )

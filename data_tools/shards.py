@@ -143,10 +143,10 @@ def _load(
 
 def _jpeg(image: bytes | Path) -> bytes:
     try:
-        content = image if isinstance(image, bytes) else Path(image).read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{image}: no such image; the collection is incomplete, unpack it again") from None
+        content = image if isinstance(image, bytes) else image.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such image; the collection is incomplete, unpack it again") from None
     if not content.startswith(b"\xff\xd8"):
-        name = "an image" if isinstance(image, bytes) else image
+        name = "an image" if isinstance(image, bytes) else str(image)
         raise UserError(f"{name}: not a JPEG (begins with {content[:4]!r}); the collection is damaged, unpack it again")
     return content

@@ -188,7 +188,7 @@ def _decodes(name: str, sample: Sample, at: int, report: Report) -> bool:
     try:
         with Image.open(io.BytesIO(sample.jpegs[at]), formats=["JPEG"]) as image:
             image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         report.add(f"{name}: image {sample.frames[at]} of tracklet {sample.key} does not decode ({error})")
         return False
     return True

@@ -288,20 +288,11 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
         hint = next(kind for kind in typing.get_args(hint) if kind is not types.NoneType)
     if name == "workers" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # `workers: 2` is what people write in YAML
-    if hint is float and isinstance(value, str):
-        value = _number(value)  # YAML reads 1e-4 as text
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise UsageError(f"config {name}: found {value!r}, expected {hint.__name__}")
     return value
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _require(condition: bool, name: str, value: Any, expected: str) -> None:
@@ -314,7 +305,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.load(Path(path).read_text(), _yaml_loader())
     except FileNotFoundError:
         raise UsageError(f"--config {path}: no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -324,3 +315,21 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"--config {path}: found {type(values).__name__}, expected a mapping of names to values")
     return values
+
+
+def _yaml_loader() -> Any:
+    """YAML's safe loader with the numbers of YAML 1.2: `1e-4` is a number, and `1:4` (64 in YAML 1.1) is text."""
+    import re
+
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {
+            first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?[0-9]+$"), list("-+0123456789"))
+    number = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$|[-+]?\.inf$|\.nan$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader

@@ -89,7 +89,9 @@ def _create(client: Any, config: Config, info: Mapping[str, Any], *, uri: str) -
         "ray.job_id": os.environ.get("RAY_JOB_ID", ""),
     }
     run = client.create_run(
-        experiment_id, run_name=Path(config.out).resolve().name, tags={key: str(value) for key, value in tags.items() if value != ""}
+        experiment_id,
+        run_name=Path(config.out).resolve().name,
+        tags={key: str(value) for key, value in tags.items() if value != ""},
     )
     run_id = run.info.run_id
     client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in flatten(to_dict(config)).items()])
@@ -142,7 +144,9 @@ class Follower:
         self._offset += len(text)
 
 
-def finish(place: Mapping[str, Any], metrics: Path, *, status: str, model: Mapping[str, Any] | None = None) -> str | None:
+def finish(
+    place: Mapping[str, Any], metrics: Path, *, status: str, model: Mapping[str, Any] | None = None
+) -> str | None:
     """Sends what is left and closes the run with FINISHED, FAILED or KILLED; logs the final model.
 
     Args:

@@ -37,7 +37,9 @@ def test_a_run_from_start_to_evaluation(tmp_path: Path, monkeypatch: pytest.Monk
     assert place is not None
     run.update(mlflow=place)
     assert place["uri"] == f"sqlite:///{tmp_path}/runs/mlflow.db"
-    run.metrics.write_text("".join(_line(step, step / 3) for step in range(400)))  # more metrics than one batch may hold
+    run.metrics.write_text(
+        "".join(_line(step, step / 3) for step in range(400))
+    )  # more metrics than one batch may hold
     follower = tracking.Follower(place, run.metrics)
     follower.send()
     with run.metrics.open("a") as file:
@@ -46,7 +48,9 @@ def test_a_run_from_start_to_evaluation(tmp_path: Path, monkeypatch: pytest.Monk
     assert _history(place) == [(step, step / 3) for step in range(400)] + [(400, 1.0)]
 
     # killed, and started again from step 390: the replayed steps have other values, MLflow keeps the first of each
-    run.metrics.write_text("".join(_line(step, step / 3) for step in range(390)) + "".join(_line(s, -1.0) for s in range(390, 410)))
+    run.metrics.write_text(
+        "".join(_line(step, step / 3) for step in range(390)) + "".join(_line(s, -1.0) for s in range(390, 410))
+    )
     again = tracking.start(config, run.info())
     assert again == place
     tracking.Follower(place, run.metrics).send()
@@ -74,11 +78,17 @@ def test_a_run_from_start_to_evaluation(tmp_path: Path, monkeypatch: pytest.Monk
     assert {file.path for file in client.list_artifacts(place["run_id"])} == {"config.yaml", "evaluation"}
     logged = client.get_logged_model(model_id)
     assert logged.tags["weights"] == "w"
-    assert {metric.key: metric.value for metric in logged.metrics} == {"eval/rank1": 0.5, "eval/mAP": 0.25, "eval/num_valid_queries": 7.0}
+    assert {metric.key: metric.value for metric in logged.metrics} == {
+        "eval/rank1": 0.5,
+        "eval/mAP": 0.25,
+        "eval/num_valid_queries": 7.0,
+    }
 
 
 @pytest.mark.slow
-def test_a_server_that_is_away_costs_a_line_and_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_away_costs_a_line_and_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config, run = _run(tmp_path)
     place = tracking.start(config, run.info())
     assert place is not None
@@ -112,7 +122,9 @@ def test_uri(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     out = str(tmp_path / "runs" / "one")
     assert tracking.tracking_uri(resolve({"out": out})) == f"sqlite:///{tmp_path}/runs/mlflow.db"
     assert tracking.tracking_uri(resolve({"out": out, "tracking": {"uri": "none"}})) is None
-    assert tracking.tracking_uri(resolve({"tracking": {"uri": "postgresql+psycopg2://u@h/db"}})).startswith("postgresql")
+    assert tracking.tracking_uri(resolve({"tracking": {"uri": "postgresql+psycopg2://u@h/db"}})).startswith(
+        "postgresql"
+    )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
     assert tracking.tracking_uri(resolve({"out": out})) == "http://tracker:5000"
     for wrong in ("./mlruns", "file:///tmp/mlruns", "ftp://x", "nonsense"):

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taudl_dist.config import Config, load_yaml, merge, resolve, to_dict
-from taudl_dist.errors import UsageError
+from taudl_dist.config import Config, load_yaml, merge, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +95,15 @@ def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     overrides: dict[str, Any] = {}
     for word in argv:
         name, equals, value = word.partition("=")
-        expected_by_flag = bool(tokens) and tokens[-1].startswith("--") and "=" not in tokens[-1] and not _is_switch(tokens[-1])
-        if not word.startswith("-") and equals and name.replace(".", "").replace("_", "").isalnum() and not expected_by_flag:
+        expected_by_flag = (
+            bool(tokens) and tokens[-1].startswith("--") and "=" not in tokens[-1] and not _is_switch(tokens[-1])
+        )
+        if (
+            not word.startswith("-")
+            and equals
+            and name.replace(".", "").replace("_", "").isalnum()
+            and not expected_by_flag
+        ):
             tree: Any = _literal(value)
             for part in reversed(name.split(".")):
                 tree = {part: tree}
@@ -121,7 +127,11 @@ def _is_switch(flag: str) -> bool:
     names = [field.name for field in dataclasses.fields(TrainArgs) if field.type in ("bool", bool)]
     switches = {*names, *(f"no_{name}" for name in names), "help"}
     name = flag.removeprefix("--").replace("-", "_")
-    return name in switches or name.split(".")[-1].removeprefix("no_") in ("squared", "detach_numerator", "joint_labels")
+    return name in switches or name.split(".")[-1].removeprefix("no_") in (
+        "squared",
+        "detach_numerator",
+        "joint_labels",
+    )
 
 
 def _value_of(tokens: list[str], name: str) -> str | None:
@@ -159,5 +169,9 @@ def _as_text(result: dict[str, Any]) -> str:
     lines = [f"run      {result['run']}", f"steps    {result['steps']}"]
     if "loss" in result:
         lines.append(f"loss     {result['loss']:.4f} (pctd {result['pctd']:.4f}, ccta {result['ccta']:.4f})")
-    lines.append(f"mlflow   {result['mlflow']['uri']} run {result['mlflow']['run_id']}" if result["mlflow"] else "mlflow   not tracked")
+    lines.append(
+        f"mlflow   {result['mlflow']['uri']} run {result['mlflow']['run_id']}"
+        if result["mlflow"]
+        else "mlflow   not tracked"
+    )
     return "\n".join(lines)

@@ -128,7 +128,7 @@ def parse_members(data: bytes, where: str) -> list[tuple[str, bytes]]:
     Raises:
         UserError: a damaged header, or members that do not fill the data exactly.
     """
-    members = []
+    members: list[tuple[str, bytes]] = []
     position = 0
     while position < len(data):
         header = data[position : position + _BLOCK]

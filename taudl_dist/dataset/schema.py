@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ DATASET_FILE = "dataset.json"
 MANIFEST_FILE = "tracklets.parquet"
 INDEX_FILE = "tracklets.arrow"
 SHARDS_DIR = "shards"
+
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_-]+\.tar")
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -97,7 +100,7 @@ def shard_name(name: Any, where: str) -> str:
     Raises:
         UserError: anything with a path in it.
     """
-    if not isinstance(name, str) or not name.endswith(".tar") or set(name) & set("/\\\0:") or name.startswith("."):
+    if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
         raise UserError(
             f"{where}: shard name {name!r} is not a plain file name like cam1-00000.tar; the file is damaged or was not"
             " written by taudl: make the dataset again"

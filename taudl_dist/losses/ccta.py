@@ -43,7 +43,7 @@ def ccta_loss(
         Scalar.
 
     Raises:
-        UserError: fewer than two cameras.
+        UserError: fewer than two cameras; a num_neighbours below 1, or a sigma not above 0.
     """
     rows = ccta_rows(
         tracklet_features,
@@ -76,6 +76,8 @@ def ccta_rows(
         )
     if num_neighbours is not None and num_neighbours < 1:
         raise UserError(f"num_neighbours is {num_neighbours}; expected None or at least 1")
+    if not sigma > 0:
+        raise UserError(f"sigma is {sigma}; expected a number above 0")
     with torch.autocast(tracklet_features.device.type, enabled=False):
         features = tracklet_features.to(torch.promote_types(tracklet_features.dtype, torch.float32))
         distances = _Distances.apply(features, rows, squared)

@@ -36,9 +36,9 @@ def joint_share(
 
     Args:
         features: (B, D) of the global batch, all ranks' rows in order.
-        cameras, labels, tracklets: (B,) int64 of the global batch; `tracklets` ascending.
+        cameras, labels, tracklets: (B,) int64 of the global batch.
         heads: the heads this rank owns.
-        own_tracklets: this rank's rows among the N tracklets of the global batch.
+        own_tracklets: this rank's rows among the N tracklets of the global batch, in ascending order of their ids.
         label_offsets: (T,) int64, labels of all cameras before each; used by `joint_labels`.
         config: lambda and the terms' settings.
 
@@ -51,11 +51,11 @@ def joint_share(
     pctd = pctd_sum(features, head_of, label, heads, weights)
     ccta = torch.zeros_like(pctd)
     if lam > 0:
-        means, _ = tracklet_means(features, tracklets)
-        is_first = tracklets.diff(prepend=tracklets.new_full((1,), -1)) != 0
+        means, ids = tracklet_means(features, tracklets)
+        camera_of = cameras.new_empty(len(ids)).scatter_(0, torch.searchsorted(ids, tracklets), cameras)
         per_tracklet = ccta_rows(
             means,
-            cameras[is_first],
+            camera_of,
             own_tracklets,
             num_neighbours=config.num_neighbours or None,
             sigma=config.sigma,

@@ -7,6 +7,7 @@ sums of all ranks add up to Eq. 2.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
@@ -71,7 +72,7 @@ def pctd_sum(
     return total
 
 
-def sample_weights(cameras: torch.Tensor, *, reduction: str) -> torch.Tensor:
+def sample_weights(cameras: torch.Tensor, *, reduction: Literal["mean", "camera_sum"]) -> torch.Tensor:
     """(B,) float64 weights of the samples of a global batch.
 
     `mean` is Eq. 2: 1 / N_bs. `camera_sum` is the released code: 1 / (samples of the camera), so that each camera's mean counts

@@ -45,7 +45,7 @@ def _mobilenet() -> nn.Module:
 
 
 def _small() -> nn.Module:
-    """Five convolutions for 128x64 images on a CPU; 0.9 million parameters."""
+    """Five convolutions for 128x64 images on a CPU; a million parameters."""
     layers: list[nn.Module] = []
     for before, after, stride in ((3, 32, 2), (32, 64, 2), (64, 128, 2), (128, 256, 2), (256, 256, 1)):
         convolution = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
@@ -78,15 +78,16 @@ class ReidModel(nn.Module):
         """Height and width of the images it was trained on."""
         self.layout = BatchLayout(mode=batch_norm)
         self.backbone = BACKBONES[name].build()
-        self.embedding = nn.Linear(BACKBONES[name].num_pooled, feature_dim)
+        # no bias: batch norm takes it away again, so its gradient is rounding alone, of which Adam would make full steps
+        self.embedding = nn.Linear(BACKBONES[name].num_pooled, feature_dim, bias=False)
         self.embedding_norm = nn.BatchNorm1d(feature_dim)
         nn.init.kaiming_normal_(self.embedding.weight, mode="fan_out")
-        nn.init.zeros_(self.embedding.bias)
         convert_batch_norm(self, self.layout)
 
-    def forward(self, images: torch.Tensor, group_sizes: Sequence[int]) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, group_sizes: Sequence[int] = ()) -> torch.Tensor:
         """Features (B, D), not negative, of images (B, 3, H, W); `group_sizes` are the batch norm groups, unused in eval mode."""
-        set_group_sizes(self.layout, group_sizes, len(images))
+        if self.training:
+            set_group_sizes(self.layout, group_sizes, len(images))
         return self.embedding_norm(self.embedding(self.backbone(images))).relu()
 
 
@@ -102,7 +103,7 @@ def build_model(config: ModelConfig, *, seed: int) -> ReidModel:
         UserError: weights that are missing, damaged or of another architecture.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed a GPU's generator too
         model = ReidModel(config.name, feature_dim=feature_dim(config), batch_norm=config.batch_norm)
     if config.weights:
         load_backbone(model, config.weights)

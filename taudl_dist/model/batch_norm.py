@@ -8,8 +8,10 @@ that with one small all-reduce. Parameters and buffers have the names of torch.n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,6 +35,10 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
     """torch.nn.BatchNorm1d and 2d with statistics of groups, or of the global batch; in eval mode it is torch's."""
 
     layout: BatchLayout
+    running_mean: torch.Tensor  # torch allows None, for layers without statistics or parameters
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+    momentum: float
 
     def __init__(self, num_features: int, layout: BatchLayout, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
@@ -52,10 +58,10 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _over_groups(self, x: torch.Tensor) -> torch.Tensor:
         sizes = self.layout.group_sizes or (len(x),)
-        values = x[0, 0].numel()
+        values = math.prod(x.shape[2:])
         if min(sizes) * values < 2:
             raise UserError(
-                f"batch norm found a group of {min(sizes)} image in a layer of one value per channel; it needs two:"
+                f"batch norm found a group of {min(sizes)} image{'s' * (min(sizes) != 1)} in a layer of one value per channel; it needs two:"
                 " raise batch.frames, lower batch.groups_per_camera, or set model.batch_norm=sync"
             )
         normalised = []
@@ -70,13 +76,14 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
         dims = [dim for dim in range(x.dim()) if dim != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        count = wide.new_full((1,), x.numel() // x.shape[1])
-        total = _sum_over_ranks(torch.cat([wide.sum(dims), count]))
-        count = total[-1].detach()
-        if count < 2:
+        values = x.numel() // x.shape[1]
+        if values < 2 and not _has_ranks():  # each rank has an image, so two ranks have two values
             raise UserError(
-                "batch norm found one value per channel in the whole batch; it needs two: raise batch.images"
+                f"batch norm found {values} value{'s' * (values != 1)} per channel in the whole batch; it needs two:"
+                " raise batch.images"
             )
+        total = _sum_over_ranks(torch.cat([wide.sum(dims), wide.new_full((1,), values)]))
+        count = total[-1].detach()
         mean = total[:-1] / count
         centred = wide - mean.view(shape)
         # a second sum, of squares about the mean: E[x^2] - E[x]^2 would cancel
@@ -95,13 +102,13 @@ def update_running_statistics(model: nn.Module, *, world_size: int = 1) -> None:
 
     A collective: one all-reduce of 2C + 1 numbers a layer, in one vector.
     """
-    layers = [layer for layer in batch_norm_layers(model) if layer.pending is not None]
-    if not layers:
+    waiting = {layer: layer.pending for layer in batch_norm_layers(model) if layer.pending is not None}
+    if not waiting:
         return
-    pending = torch.cat([layer.pending for layer in layers])
+    pending = torch.cat(list(waiting.values()))
     if world_size > 1:
         dist.all_reduce(pending)
-    for layer, sums in zip(layers, pending.split([2 * layer.num_features + 1 for layer in layers])):
+    for layer, sums in zip(waiting, pending.split([len(sums) for sums in waiting.values()])):
         mean, variance = (sums[:-1] / sums[-1]).chunk(2)
         layer.running_mean.lerp_(mean, layer.momentum)
         layer.running_var.lerp_(variance, layer.momentum)
@@ -113,6 +120,7 @@ def convert_batch_norm(module: nn.Module, layout: BatchLayout) -> nn.Module:
     """Replaces every torch.nn.BatchNorm1d and 2d below `module` by a GroupBatchNorm with the same parameters and buffers."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert child.momentum is not None  # torch's cumulative average
             group = GroupBatchNorm(child.num_features, layout, eps=child.eps, momentum=child.momentum)
             group.load_state_dict(child.state_dict())
             setattr(module, name, group)
@@ -126,21 +134,25 @@ def batch_norm_layers(model: nn.Module) -> Iterator[GroupBatchNorm]:
     return (layer for layer in model.modules() if isinstance(layer, GroupBatchNorm))
 
 
+def _has_ranks() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
 def _sum_over_ranks(own: torch.Tensor) -> torch.Tensor:
-    return _AllReduce.apply(own) if dist.is_initialized() and dist.get_world_size() > 1 else own
+    return _AllReduce.apply(own) if _has_ranks() else own
 
 
 class _AllReduce(torch.autograd.Function):
     """Sum over ranks; every rank's result depends on every rank's input, so the gradient is summed over ranks too."""
 
     @staticmethod
-    def forward(ctx, own: torch.Tensor) -> torch.Tensor:  # noqa: ARG004 - torch's signature
+    def forward(ctx: Any, own: torch.Tensor) -> torch.Tensor:  # noqa: ARG004 - torch's signature
         total = own.contiguous().clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +34,30 @@ def save_model(model: ReidModel, folder: str | Path, extra: dict[str, Any]) -> N
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> ReidModel:
-    """The network of a run folder, of a folder with model.safetensors, or of that file; in eval mode.
+    """The network of a run folder, of a folder with model.safetensors, or of such a file beside its model.json; in eval mode.
+
+    Its type is that of the weights, float32 or float64.
 
     Raises:
         UserError: no model there, a description of another format or version, or weights that do not fit it.
     """
     path = Path(path)
-    folder = path.parent if path.suffix == ".safetensors" else path
-    facts = _describe(folder)
+    weights = path if path.suffix == ".safetensors" else path / "model.safetensors"
+    facts = _describe(weights)
     model = ReidModel(facts["name"], feature_dim=facts["feature_dim"], batch_norm=facts["batch_norm"])
     model.image_size = (facts["height"], facts["width"])
-    state = read_state(folder / "model.safetensors")
-    if state and next(iter(state.values())).dtype == torch.float64:
+    state = read_state(weights)
+    if "embedding.weight" in state and state["embedding.weight"].dtype == torch.float64:
         model.double()
-    fill(model, state, source=str(folder / "model.safetensors"), architecture=facts["name"])
+    fill(model, state, source=str(weights), architecture=facts["name"])
     return model.to(device).eval()
 
 
-def _describe(folder: Path) -> dict[str, Any]:
-    path = folder / "model.json"
-    if not path.is_file() or not (folder / "model.safetensors").is_file():
+def _describe(weights: Path) -> dict[str, Any]:
+    path = weights.with_name("model.json")
+    if not path.is_file() or not weights.is_file():
         raise UserError(
-            f"{folder}: no model.json with model.safetensors there; expected a run folder of `taudl train` that is finished"
+            f"{weights.parent}: no model.json with {weights.name} there; expected a run folder of `taudl train` that is finished"
         )
     try:
         facts = json.loads(path.read_text())
@@ -66,12 +69,14 @@ def _describe(folder: Path) -> dict[str, Any]:
     for key, kind in expected.items():
         if not isinstance(facts.get(key), kind):
             raise UserError(f"{path}: {key} is {facts.get(key)!r}, expected a {kind.__name__}")
+    if min(facts["height"], facts["width"]) < 1:
+        raise UserError(f"{path}: height x width is {facts['height']} x {facts['width']}, expected pixels")
     if facts["name"] not in BACKBONES or not 1 <= facts["feature_dim"] <= 65536:
         raise UserError(f"{path}: {facts['name']!r} with feature_dim {facts['feature_dim']} is not a known network")
     return facts
 
 
-def _replace(path: Path, write) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         write(temporary)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -65,6 +66,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors file, or of a .pth file read with weights_only=True."""
     if not path.is_file():
         raise UserError(f"weights {path}: no such file; expected a .safetensors or .pth file, or `imagenet`")
+    state: Any
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -89,8 +91,8 @@ def _imagenet(name: str) -> dict[str, torch.Tensor]:
         )
     weights = getattr(torchvision.models, _IMAGENET[name]).DEFAULT
     try:
-        return weights.get_state_dict(progress=False)
-    except OSError as error:
+        return weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the file that came has another hash
         raise UserError(
             f"--weights imagenet could not be downloaded ({error}); fetch the file by hand and give --weights FILE"
         ) from None

@@ -8,6 +8,7 @@ so backward also multiplies by W. Gradients of the heads, which live outside DDP
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,7 +21,7 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 def gather(own: torch.Tensor, rank_sizes: Sequence[int]) -> torch.Tensor:
     """Concatenates the rows of all ranks; own (B_r, ...) -> (sum of rank_sizes, ...).
 
-    Backward sums over ranks and multiplies by W. Integer tensors pass without gradient. Without a process group: identity.
+    Backward sums over ranks and multiplies by W. Integer tensors pass without gradient. With one rank: identity.
 
     Args:
         own: this rank's rows, rank_sizes[rank] of them.
@@ -28,12 +29,13 @@ def gather(own: torch.Tensor, rank_sizes: Sequence[int]) -> torch.Tensor:
     """
     if len(rank_sizes) == 1:
         return own
+    assert len(own) == rank_sizes[dist.get_rank()], f"{len(own)} rows, but the plan of sizes is {tuple(rank_sizes)}"
     return _Gather.apply(own, tuple(rank_sizes))
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, own: torch.Tensor, rank_sizes: tuple[int, ...]) -> torch.Tensor:
+    def forward(ctx: Any, own: torch.Tensor, rank_sizes: tuple[int, ...]) -> torch.Tensor:
         ctx.rank_sizes = rank_sizes
         longest = max(rank_sizes)  # collectives need equal rows: runs may differ by one group
         padded = own.new_zeros(longest, *own.shape[1:])
@@ -43,7 +45,7 @@ class _Gather(torch.autograd.Function):
         return torch.cat([part[:size] for part, size in zip(everyone.split(longest), rank_sizes)])
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         sizes, longest = ctx.rank_sizes, max(ctx.rank_sizes)
         padded = gradient.new_zeros(len(sizes), longest, *gradient.shape[1:])
         for rank, part in enumerate(gradient.split(list(sizes))):

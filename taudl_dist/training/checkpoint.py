@@ -59,13 +59,14 @@ def save(
     if world.rank == 0:
         parts["backbone.safetensors"] = backbone
     outcomes = world.everyone(_try_write(path, parts))
-    failed = next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None)
-    if failed:
-        if world.rank == 0:
-            shutil.rmtree(path, ignore_errors=True)
-        raise failed
+    files: dict[str, dict[str, Any]] = {}
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            if world.rank == 0:
+                shutil.rmtree(path, ignore_errors=True)
+            raise outcome
+        files.update(outcome)
     if world.rank == 0:
-        files = {name: entry for outcome in outcomes for name, entry in outcome.items()}
         head = {"format": FORMAT, "version": VERSION, "step": step, "world_size": world.size}
         write_json(path / COMPLETE, {**head, **identity, "files": files})
         _prune(folder, keep=keep, attempt=attempt)
@@ -134,7 +135,9 @@ def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 def diverged_remedy() -> str:
     """What to try when numbers stop being finite."""
-    return "training has diverged: start a new run with a lower optim.lr, with optim.clip_norm=5, or with precision=fp32"
+    return (
+        "training has diverged: start a new run with a lower optim.lr, with optim.clip_norm=5, or with precision=fp32"
+    )
 
 
 def _read_complete(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,7 +145,9 @@ def _read_complete(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         complete = json.loads((path / COMPLETE).read_text())
         found = {key: complete[key] for key in ("format", "version", "step", "files")}
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"checkpoint {path / COMPLETE}: not readable as written ({error!r}); delete the folder {path}") from None
+        raise UserError(
+            f"checkpoint {path / COMPLETE}: not readable as written ({error!r}); delete the folder {path}"
+        ) from None
     if (found["format"], found["version"]) != (FORMAT, VERSION):
         raise UserError(
             f"checkpoint {path}: found format {found['format']!r} version {found['version']!r}, expected {FORMAT!r} version {VERSION}"

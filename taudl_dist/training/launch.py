@@ -41,8 +41,7 @@ def _train_here(config: Config) -> Path:
         run = world.first(lambda: prepare(config, workers=(world.size, world.size)))
         with concluding(config, run) if world.rank == 0 else contextlib.nullcontext():
             outcome = Loop(config, run, world, stop_signal=asked).train()
-            if outcome.step < config.steps:
-                raise _interrupted(run, dataclasses.asdict(outcome))
+            check_finished(config, run, dataclasses.asdict(outcome))
     return run.path
 
 
@@ -87,18 +86,16 @@ def concluding(config: Config, run: RunFolder) -> Iterator[None]:
             run.update(mlflow={**place, "model_id": model_id or place["model_id"]})
 
 
-def conclude_outcome(config: Config, run: RunFolder) -> None:
+def check_finished(config: Config, run: RunFolder, outcome: dict[str, Any]) -> None:
     """Raises Interrupted if the workers stopped before the last step."""
-    outcome = run.info()["outcome"]
-    if outcome["step"] < config.steps:
-        raise _interrupted(run, outcome)
-
-
-def _interrupted(run: RunFolder, outcome: dict[str, Any]) -> Interrupted:
+    if outcome["step"] >= config.steps:
+        return
     number = outcome["signal"]
     why = f"stopped by {signal.Signals(number).name}" if number else "stopped as stop_at asks"
-    message = f"{why} after {outcome['step']} steps; the state is saved. Go on with: taudl train --out {run.path} --resume"
-    return Interrupted(message, 128 + number if number else 0)
+    message = (
+        f"{why} after {outcome['step']} steps; the state is saved. Go on with: taudl train --out {run.path} --resume"
+    )
+    raise Interrupted(message, 128 + number if number else 0)
 
 
 def _track(config: Config, run: RunFolder) -> dict[str, Any] | None:
@@ -113,7 +110,9 @@ def _absolute(config: Config) -> Config:
     model = config.model
     if model.weights not in ("", "imagenet"):
         model = dataclasses.replace(model, weights=str(Path(model.weights).resolve()))
-    return dataclasses.replace(config, data=str(Path(config.data).resolve()), out=str(Path(config.out).resolve()), model=model)
+    return dataclasses.replace(
+        config, data=str(Path(config.data).resolve()), out=str(Path(config.out).resolve()), model=model
+    )
 
 
 def _launcher(config: Config) -> str:

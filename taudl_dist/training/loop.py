@@ -16,7 +16,7 @@ import torch
 from taudl_dist import tracking
 from taudl_dist.batches import PLAN_VERSION, Batch, BatchLoader, BatchPlan
 from taudl_dist.config import Config
-from taudl_dist.dataset import Dataset, open_dataset
+from taudl_dist.dataset import open_dataset
 from taudl_dist.errors import UserError
 from taudl_dist.progress import log
 from taudl_dist.training import checkpoint
@@ -92,7 +92,11 @@ class Loop:
                 row, stopped = self._step(batch)
                 step += 1
                 now = time.perf_counter()
-                row |= {"images_per_s": batch.total_images / (now - last), "data_wait_s": data_wait_s, "time": time.time()}
+                row |= {
+                    "images_per_s": batch.total_images / (now - last),
+                    "data_wait_s": data_wait_s,
+                    "time": time.time(),
+                }
                 last = now
                 if metrics:
                     metrics.write(row)

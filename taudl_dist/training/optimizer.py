@@ -26,7 +26,9 @@ class Trained:
         self.tensors = dict(tensors)
         self.parameters = [tensor for tensor in tensors.values() if tensor.requires_grad]
         self._adam = (
-            torch.optim.Adam(self.parameters, lr=config.lr, weight_decay=config.weight_decay) if self.parameters else None
+            torch.optim.Adam(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
+            if self.parameters
+            else None
         )
 
     def step(self, *, lr: float) -> None:

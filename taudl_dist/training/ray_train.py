@@ -7,6 +7,8 @@ can be lost when a worker dies. What rank 0 has to say reaches the user through 
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import shutil
 import tempfile
@@ -20,7 +22,7 @@ from typing import Any
 from taudl_dist.config import Config, worker_range
 from taudl_dist.errors import UserError
 from taudl_dist.progress import log
-from taudl_dist.training.launch import conclude_outcome, concluding, prepare, stop_signals
+from taudl_dist.training.launch import check_finished, concluding, prepare, stop_signals
 from taudl_dist.training.run_folder import RunFolder, write_text
 from taudl_dist.training.world import TIMEOUT_S, World
 
@@ -41,7 +43,7 @@ def train_on_ray(config: Config) -> Path:
             _wait(fit, run, asked)
             if failure:
                 raise _plain(failure[0], run)
-            conclude_outcome(config, run)
+            check_finished(config, run, run.info()["outcome"])
     return run.path
 
 
@@ -68,22 +70,22 @@ def _fit(config: Config, run: RunFolder, use_gpu: bool, failure: list[BaseExcept
     from ray.train.torch import TorchConfig, TorchTrainer
 
     low, high = worker_range(config.workers)
+    num_workers: Any = high if low == high else (low, high)
     storage = run.path / ".ray"  # Ray insists on a place of its own; nothing of ours is in it
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"config": config, "run": run},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=TIMEOUT_S),
-        scaling_config=ScalingConfig(num_workers=high if low == high else (low, high), use_gpu=use_gpu),
-        run_config=RunConfig(
-            name=f"taudl-{uuid.uuid4().hex[:12]}",  # a name used before would silently continue that run
-            storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[_on_failure(run)],
-        ),
-    )
     try:
-        trainer.fit()
-    except BaseException as error:  # noqa: BLE001  # raised again in the main thread
+        TorchTrainer(
+            _work,
+            train_loop_config={"config": config, "run": run},
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=TIMEOUT_S),
+            scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
+            run_config=RunConfig(
+                name=f"taudl-{uuid.uuid4().hex[:12]}",  # a name used before would silently continue that run
+                storage_path=str(storage),
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=[_on_failure(run)],
+            ),
+        ).fit()
+    except BaseException as error:  # raised again in the main thread
         failure.append(error)
     finally:
         shutil.rmtree(storage, ignore_errors=True)
@@ -123,7 +125,7 @@ def _on_failure(run: RunFolder) -> Any:
 
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
             for error in worker_exceptions.values():
-                cause = _user_error(error)
+                cause = _for_the_user(error)
                 if cause:
                     raise cause
             ranks = ", ".join(map(str, sorted(worker_exceptions)))
@@ -132,18 +134,19 @@ def _on_failure(run: RunFolder) -> Any:
     return OnFailure()
 
 
-def _user_error(error: BaseException | None) -> UserError | OSError | None:
-    """The UserError (or OSError, a full disk) somewhere inside what Ray made of it."""
-    if error is None or isinstance(error, UserError | OSError):
+def _for_the_user(error: BaseException) -> BaseException | None:
+    """What only the user can mend (a UserError, a full or read-only disk) somewhere inside what Ray made of it, or None."""
+    final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in final):
         return error
     inside = [getattr(error, name, None) for name in ("controller_failure", "_base_exc", "cause", "__cause__")]
     inside += list(getattr(error, "worker_failures", {}).values())
-    found = (_user_error(part) for part in inside if isinstance(part, BaseException))
+    found = (_for_the_user(part) for part in inside if isinstance(part, BaseException))
     return next(filter(None, found), None)
 
 
 def _plain(error: BaseException, run: RunFolder) -> BaseException:
-    cause = _user_error(error)
+    cause = _for_the_user(error)
     if cause:
         return cause
     if _died(error):
@@ -164,7 +167,11 @@ def _died(error: BaseException) -> bool:
 @contextlib.contextmanager
 def cluster(workers: int) -> Iterator[None]:
     """The Ray cluster this process is in, that of RAY_ADDRESS, or a private one that ends with the run."""
-    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"}.items():
+    for name, value in {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    }.items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
     if not address:
@@ -174,15 +181,20 @@ def cluster(workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet = {"log_to_driver": False, "logging_level": "error", "include_dashboard": False}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     temporary = None
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
+        ray.init(address=address, **quiet)
     else:
         temporary = tempfile.mkdtemp(prefix="taudl-", dir="/tmp")  # socket paths must stay under 107 bytes
         cores = max(workers, os.cpu_count() or 1)
         log(f"starting Ray for {workers} worker{'s' * (workers > 1)}")
-        ray.init(address="local", num_cpus=cores, object_store_memory=128 * 2**20, _temp_dir=temporary, **quiet)
+        private: dict[str, Any] = {
+            "object_store_memory": 128 * 2**20,
+            "include_dashboard": False,
+            "_temp_dir": temporary,
+        }
+        ray.init(address="local", num_cpus=cores, **private, **quiet)
     try:
         yield
     finally:
@@ -201,7 +213,11 @@ def _check_resources(workers: int) -> bool:
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
     if gpus and gpus < workers:
-        raise UserError(f"--workers {workers}: the Ray cluster has {gpus} GPUs; use --workers {gpus}, or hide them with CUDA_VISIBLE_DEVICES= to train on CPUs")
+        raise UserError(
+            f"--workers {workers}: the Ray cluster has {gpus} GPUs; use --workers {gpus}, or hide them with CUDA_VISIBLE_DEVICES= to train on CPUs"
+        )
     if cpus < workers:
-        raise UserError(f"--workers {workers}: the Ray cluster has {cpus} CPUs, and each worker takes one; use --workers {max(cpus, 1)}, or add nodes")
+        raise UserError(
+            f"--workers {workers}: the Ray cluster has {cpus} CPUs, and each worker takes one; use --workers {max(cpus, 1)}, or add nodes"
+        )
     return gpus > 0

@@ -1,13 +1,12 @@
 """The run folder: its files, when a run may write into it, and when it may go on from what is there.
 
-    config.yaml      the resolved configuration            run.json       dataset digest, MLflow run, code version, attempts
-    metrics.jsonl    a line a step                         train.log      the log lines of rank 0
-    checkpoints/     see checkpoint.py                     model.*        final weights, when all steps are done
+config.yaml      the resolved configuration            run.json       dataset digest, MLflow run, code version, attempts
+metrics.jsonl    a line a step                         train.log      the log lines of rank 0
+checkpoints/     see checkpoint.py                     model.*        final weights, when all steps are done
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import hashlib
 import json
@@ -77,9 +76,13 @@ def open_run(config: Config, *, dataset_digest: str, workers: tuple[int, int]) -
         raise UserError(f"--out {config.out}: found a file, expected a folder to write the run into")
     if entries and not config.resume:
         hint = "add --resume to go on from its newest checkpoint, or " if "run.json" in entries else ""
-        raise UserError(f"--out {config.out}: the folder is not empty (it holds {entries[0]}); {hint}choose another folder")
+        raise UserError(
+            f"--out {config.out}: the folder is not empty (it holds {entries[0]}); {hint}choose another folder"
+        )
     if config.resume and "run.json" not in entries:
-        raise UserError(f"--resume: {config.out} holds no run to go on with (no run.json); check --out, or drop --resume")
+        raise UserError(
+            f"--resume: {config.out} holds no run to go on with (no run.json); check --out, or drop --resume"
+        )
     info = _identity(config, dataset_digest, workers)
     if config.resume:
         info = _continued(run, config, info)
@@ -151,9 +154,13 @@ def _continued(run: RunFolder, config: Config, info: dict[str, Any]) -> dict[str
             f"--resume with other settings would be another run: {'; '.join(refused)}; drop them, or start a new run with another --out"
         )
     if step_of(checkpoint) > config.steps:
-        raise UserError(f"--resume: {run.path} has {step_of(checkpoint)} steps behind it, found --steps {config.steps}; give more")
+        raise UserError(
+            f"--resume: {run.path} has {step_of(checkpoint)} steps behind it, found --steps {config.steps}; give more"
+        )
     if changed:
-        log(f"resuming with steps {before['steps']} -> {config.steps}: the learning rate's schedule spans the new number of steps")
+        log(
+            f"resuming with steps {before['steps']} -> {config.steps}: the learning rate's schedule spans the new number of steps"
+        )
     return {**info, "mlflow": old["mlflow"], "attempts": old["attempts"]}
 
 
@@ -165,14 +172,22 @@ def code_version() -> dict[str, Any]:
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False)
+            done = subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    tracked = git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy inside someone else's repository is not ours
+    tracked = git(
+        "ls-files", "--error-unmatch", Path(__file__).name
+    )  # an installed copy inside someone else's repository is not ours
     sha = git("rev-parse", "HEAD") if tracked else None
-    return {"version": __version__, "git_sha": sha, "git_dirty": bool(git("status", "--porcelain", "-uno")) if sha else None}
+    return {
+        "version": __version__,
+        "git_sha": sha,
+        "git_dirty": bool(git("status", "--porcelain", "-uno")) if sha else None,
+    }
 
 
 def write_text(path: Path, text: str) -> None:

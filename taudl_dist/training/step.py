@@ -37,11 +37,11 @@ def train_step(learner: Learner, batch: Batch, *, lr: float) -> torch.Tensor:
     with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         own_features = learner.network(batch.images.to(learner.dtype), batch.group_sizes)
     features = gather(own_features.to(learner.dtype), batch.rank_images)
-    facts = gather(torch.stack([batch.cameras, batch.labels, batch.tracklets], dim=1), batch.rank_images)
+    facts = gather(torch.stack([batch.cameras, batch.labels, batch.tracklets], dim=1), batch.rank_images).T.contiguous()
     first = sum(batch.rank_tracklets[: world.rank])
     share = joint_share(
         features,
-        *facts.unbind(1),
+        *facts,
         heads=learner.heads_of,
         own_tracklets=slice(first, first + batch.rank_tracklets[world.rank]),
         label_offsets=learner.label_offsets,
@@ -125,8 +125,13 @@ def _named(heads: dict[int, tuple[torch.Tensor, torch.Tensor]], names: dict[int,
 def _averaging(model: ReidModel, world: World) -> DistributedDataParallel:
     """DDP that leaves buffers alone and sums in the same order at every step."""
     known = inspect.signature(DistributedDataParallel).parameters
-    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # renamed in torch 2.13
-    options: dict[str, Any] = {buffers: False, "device_ids": [world.device.index] if world.device.type == "cuda" else None}
+    buffers = (
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    )  # renamed in torch 2.13
+    options: dict[str, Any] = {
+        buffers: False,
+        "device_ids": [world.device.index] if world.device.type == "cuda" else None,
+    }
     network = DistributedDataParallel(model, **options)
     # DDP regroups its buckets after its first backward, which changes the order of sums between three or more workers. Let that
     # be over before the first step: a resumed run must round as one that was never interrupted.

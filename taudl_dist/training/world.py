@@ -9,7 +9,7 @@ import contextlib
 import datetime
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -31,7 +31,7 @@ class World:
     size: int = 1
     local_size: int = 1
     """Workers on this machine: they share its cores."""
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def use_threads(self) -> int:
         """Shares the machine's cores among its workers; the same rule however they were started, as sums depend on it."""
@@ -79,7 +79,7 @@ def launched_size() -> int | None:
 def process_world() -> Iterator[World]:
     """This process alone, or its place in the group that torchrun started."""
     size = launched_size()
-    local_rank = int(os.environ.get("LOCAL_RANK", 0)) if size else 0
+    local_rank = int(os.environ.get("LOCAL_RANK", "0")) if size else 0
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)

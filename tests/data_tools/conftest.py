@@ -47,7 +47,9 @@ def make_corpus(tmp_path) -> Callable[..., Corpus]:
     def make(name: str = "corpus", *, cameras: int = 2, people: int = 4, truth_from: int | None = None) -> Corpus:
         """`truth_from`: people from this number on are test people, with ground truth."""
         root = tmp_path / name
-        corpus = Corpus(root / "videos", root / "tracks", root / "truth", [f"cam{c + 1}" for c in range(cameras)], people)
+        corpus = Corpus(
+            root / "videos", root / "tracks", root / "truth", [f"cam{c + 1}" for c in range(cameras)], people
+        )
         for folder in (corpus.videos, corpus.tracks):
             folder.mkdir(parents=True)
         for number, camera in enumerate(corpus.cameras):

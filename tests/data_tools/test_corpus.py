@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
@@ -74,14 +73,20 @@ def check_colours(sample) -> None:
 def test_truth_gives_query_and_gallery(make_corpus, tmp_path):
     corpus = make_corpus(truth_from=2)
     info = shard(corpus, tmp_path / "out")
-    assert {split: counts["tracklets"] for split, counts in info["splits"].items()} == {"train": 4, "query": 4, "gallery": 4}
+    assert {split: counts["tracklets"] for split, counts in info["splits"].items()} == {
+        "train": 4,
+        "query": 4,
+        "gallery": 4,
+    }
     rows = read_manifest(tmp_path / "out", splits=("train", "query", "gallery")).to_pylist()
     assert {row["person_id"] for row in rows if row["split"] == "train"} == {None}
     assert sorted((r["camera"], r["person_id"]) for r in rows if r["split"] == "query") == [
         ("cam1", 3), ("cam1", 4), ("cam2", 3), ("cam2", 4)
     ]  # fmt: skip
-    assert max(row["end_s"] for row in rows if row["split"] == "train") < 6.0 <= min(
-        row["start_s"] for row in rows if row["split"] != "train"
+    assert (
+        max(row["end_s"] for row in rows if row["split"] == "train")
+        < 6.0
+        <= min(row["start_s"] for row in rows if row["split"] != "train")
     )
     without = shard(corpus, tmp_path / "none", truth="none")
     assert without["splits"]["train"]["tracklets"] == 8 and without["splits"]["query"]["tracklets"] == 0
@@ -141,6 +146,7 @@ def test_bytes_do_not_depend_on_kills(make_corpus, tmp_path):
     settings = ShardSettings(interval_s=2.0, crops_per_shard=4, max_frames=8)
     shard(corpus, tmp_path / "one", settings=settings)
     script = textwrap.dedent(f"""
+        import av, PIL.Image, webdataset.writer  # so that the time until the kill is time at work
         from data_tools.corpus import shard_corpus
         from data_tools.sources import ShardSettings
         print("ready", flush=True)
@@ -148,19 +154,38 @@ def test_bytes_do_not_depend_on_kills(make_corpus, tmp_path):
                      settings=ShardSettings(interval_s=2.0, crops_per_shard=4, max_frames=8))
     """)
     kills = 0
-    for attempt in range(40):
-        run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    for attempt in range(25):
+        run = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=(tmp_path / "log").open("w")
+        )
         run.stdout.readline()
         try:
-            run.wait(timeout=0.3 + 0.15 * attempt)
+            run.wait(timeout=0.1 * 1.25**attempt)
             break
         except subprocess.TimeoutExpired:
             os.kill(run.pid, signal.SIGKILL)
             run.wait()
             kills += 1
-    assert kills >= 2 and run.returncode == 0
+    assert kills >= 2 and run.returncode == 0, (tmp_path / "log").read_text()
     assert checksums(out) == checksums(tmp_path / "one")
     assert not list(out.rglob("*.tmp-*"))
+
+
+def test_killed_while_planning(make_corpus, tmp_path, monkeypatch):
+    """Before plan.json stands, the folder holds parts of a plan; the next run replaces them."""
+    import data_tools.corpus
+
+    corpus, out = make_corpus(), tmp_path / "out"
+
+    def killed(*_args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(data_tools.corpus, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            shard(corpus, out)
+    assert [path.name for path in out.iterdir()] == ["plan"]
+    shard(corpus, out, settings=ShardSettings(interval_s=2.0))
 
 
 def test_interrupt_leaves_nothing_that_looks_whole(make_corpus, tmp_path, monkeypatch):
@@ -175,7 +200,7 @@ def test_interrupt_leaves_nothing_that_looks_whole(make_corpus, tmp_path, monkey
         patched.setattr(data_tools.units, "write_unit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             shard(corpus, out)
-    with pytest.raises(UserError, match="not finished.*run its `taudl shard` command again"):
+    with pytest.raises(UserError, match=r"not finished.*run its `taudl shard` command again"):
         open_dataset(out)
     shard(corpus, out)
     shard(make_corpus("again"), tmp_path / "undisturbed")
@@ -240,10 +265,8 @@ def spoil_nan_box(corpus):
 
 
 def spoil_all_outside(corpus):
-    moved = (line.replace(line.split(",")[2], "5000", 1) for line in lines(corpus))
     rows = [line.split(",") for line in lines(corpus)]
     (corpus.tracks / "cam1.txt").write_text("".join(",".join([*r[:2], "5000", *r[3:]]) for r in rows))
-    del moved
     return r"camera 'cam1': no training tracklet is left of 4 tracks .*'boxes_outside': 120"
 
 
@@ -285,7 +308,7 @@ def test_a_unit_that_fails_is_listed_and_the_others_are_kept(make_corpus, tmp_pa
 
     with monkeypatch.context() as patched:
         patched.setattr(data_tools.units, "iter_frames", damaged)
-        with pytest.raises(UserError, match="2 of 4 units failed(.|\n)*cam1-train-00000: cam1.mp4: damaged"):
+        with pytest.raises(UserError, match=r"2 of 4 units failed(.|\n)*cam1-train-00000: cam1\.mp4: damaged"):
             shard(corpus, out)
     kept = (out / "shards/cam2-train-00000.tar").stat().st_mtime_ns
     shard(corpus, out)
@@ -298,16 +321,9 @@ def test_one_camera_is_enough_for_a_dataset(make_corpus, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"max_frames": 0}, {"interval_s": -1.0}, {"interval_s": float("nan")}, {"min_frames": 17}, {"min_distance": -1.0}]
+    "setting",
+    [{"max_frames": 0}, {"interval_s": -1.0}, {"interval_s": float("nan")}, {"min_frames": 17}, {"min_distance": -1.0}],
 )
 def test_settings_are_checked(setting):
     with pytest.raises(UsageError, match=next(iter(setting)).replace("_", "-")):
         ShardSettings(**setting)
-
-
-def test_time_is_not_part_of_the_bytes(make_corpus, tmp_path):
-    corpus = make_corpus()
-    shard(corpus, tmp_path / "one")
-    time.sleep(0.01)
-    shard(corpus, tmp_path / "two")
-    assert checksums(tmp_path / "one") == checksums(tmp_path / "two")

@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from data_tools.shards import ImportTracklet, write_dataset
+from taudl_dist.training import checkpoint
 
-FLAGS = (
-    "--model small --model.feature-dim 16 --batch.images 24 --batch.frames 2 --batch.height 32 --batch.width 16"
-    " --steps 12 --checkpoint.every 4 --tracking.uri none --tracking.every 5 --seed 1"
-).split()
+FLAGS = [
+    "--model",
+    "small",
+    "--model.feature-dim",
+    "16",
+    "--batch.images",
+    "24",
+    "--batch.frames",
+    "2",
+    "--batch.height",
+    "32",
+    "--batch.width",
+    "16",
+    "--steps",
+    "12",
+    "--checkpoint.every",
+    "4",
+    "--tracking.uri",
+    "none",
+    "--tracking.every",
+    "5",
+    "--seed",
+    "1",
+]
 """Three cameras x four tracklets x two frames a step, a fraction of a second in all."""
 
 
@@ -37,12 +62,51 @@ def tiny_dataset(folder: Path, sizes: Sequence[int] = (9, 5, 6), *, spoil: str =
 
     tracklets = [
         ImportTracklet(
-            camera=f"cam{camera + 1}", split="train", name=f"{camera}-{number}", frames=[(i, jpeg(f"{camera}-{number}")) for i in range(4)]
+            camera=f"cam{camera + 1}",
+            split="train",
+            name=f"{camera}-{number}",
+            frames=[(i, jpeg(f"{camera}-{number}")) for i in range(4)],
         )
         for camera, size in enumerate(sizes)
         for number in range(size)
     ]
     return write_dataset(folder, tracklets, settings={}, source={})
+
+
+def state(run: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint: weights, running statistics, moments, heads."""
+    newest = checkpoint.newest(run / "checkpoints")
+    assert newest is not None
+    return {key: tensor for file in sorted(newest.glob("*.safetensors")) for key, tensor in load_file(file).items()}
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """The same tensors, bit for bit."""
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert torch.equal(found[key], tensor), key
+
+
+def start(*words: Any) -> subprocess.Popen[str]:
+    """`taudl train WORDS` in a process of its own."""
+    command = [sys.executable, "-m", "taudl_dist.cli", "train", *map(str, words)]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Until metrics.jsonl holds that step."""
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.jsonl").exists() and len((run / "metrics.jsonl").read_text().splitlines()) > step:
+            return
+        time.sleep(0.01)
+    process.kill()
+    raise AssertionError(f"step {step} was not reached: {process.communicate()[1]}")
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +122,21 @@ def train_group() -> Callable[..., list[subprocess.CompletedProcess[str]]]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        command = [sys.executable, "-W", "error::DeprecationWarning:taudl_dist", "-m", "taudl_dist.cli", "train", *map(str, words)]
-        group = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [
+            sys.executable,
+            "-W",
+            "error::DeprecationWarning:taudl_dist",
+            "-m",
+            "taudl_dist.cli",
+            "train",
+            *map(str, words),
+        ]
+        group = {
+            "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         started = [
             subprocess.Popen(
                 command,

@@ -66,7 +66,14 @@ def _save_as(size: int, folder: Path, *, step: int, attempt: str = "aa", keep: i
             _move(backbone)
             _move(heads, skip="east")
         path = checkpoint.save(
-            folder, step=step, attempt=attempt, world=ranks.world(rank), backbone=backbone, heads=heads, identity=IDENTITY, keep=keep
+            folder,
+            step=step,
+            attempt=attempt,
+            world=ranks.world(rank),
+            backbone=backbone,
+            heads=heads,
+            identity=IDENTITY,
+            keep=keep,
         )
     assert path is not None
     return path
@@ -87,7 +94,10 @@ def test_any_number_of_workers_loads_what_any_other_saved(tmp_path: Path, saved_
             for key, tensor in found.state().items():
                 assert torch.equal(tensor, expected.state()[key]), key
             _move(found)  # moments and step counts must have come along
-        assert not any(key.startswith("east.1/weight:") and tensor.dim() == 0 and tensor != 1 for key, tensor in heads.state().items())
+        assert not any(
+            key.startswith("east.1/weight:") and tensor.dim() == 0 and tensor != 1
+            for key, tensor in heads.state().items()
+        )
     _move(expected_backbone)
     assert torch.equal(backbone.tensors["fc.weight"], expected_backbone.tensors["fc.weight"])
 
@@ -165,17 +175,26 @@ def test_weights_that_are_not_finite_are_not_saved_over_good_ones(tmp_path: Path
         backbone.tensors["fc.weight"][0, 0] = float("nan")
     with pytest.raises(UserError, match=r"fc.weight is not finite"):
         checkpoint.save(
-            tmp_path, step=2, attempt="aa", world=World(), backbone=backbone, heads=_heads(CAMERAS, 1), identity=IDENTITY, keep=1
+            tmp_path,
+            step=2,
+            attempt="aa",
+            world=World(),
+            backbone=backbone,
+            heads=_heads(CAMERAS, 1),
+            identity=IDENTITY,
+            keep=1,
         )
     assert [checkpoint.step_of(path) for path in tmp_path.iterdir()] == [1]
 
 
-def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import safetensors.torch
 
     old = _save_as(1, tmp_path, step=1)
 
-    def full(tensors: object, path: Path) -> None:
+    def full(_: object, path: Path) -> None:
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device", str(path))
 
