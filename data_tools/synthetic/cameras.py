@@ -50,7 +50,7 @@ class Camera:
     def light(self, time_s: float) -> np.ndarray:
         """Gain of red, green and blue at a time: clouds pass, lamps warm up; it changes within a crossing."""
         brightness, warmth = np.sin(time_s * self.drift[:, 0] + self.drift[:, 1])
-        return (0.86 + 0.14 * brightness) * (1 + 0.08 * warmth * np.array([0.5, 0.0, -1.0]) - 0.04)
+        return (0.82 + 0.14 * brightness) * (1 + 0.04 * warmth * np.array([1.0, 0.0, -2.0]) - 0.04)
 
     def see(self, colour: np.ndarray) -> np.ndarray:
         """What the sensor makes of colours (..., 3) in 0 to 1."""

@@ -13,6 +13,8 @@ Args = TypeVar("Args")
 
 def parse(kind: type[Args], argv: Sequence[str], *, command: str) -> Args:
     """The flags of a command line as an instance of the dataclass `kind`; leaves with exit code 2 on wrong usage."""
+    import inspect
+
     import tyro
 
-    return tyro.cli(kind, args=list(argv), prog=f"taudl {command}", description=kind.__doc__)
+    return tyro.cli(kind, args=list(argv), prog=f"taudl {command}", description=inspect.getdoc(kind))

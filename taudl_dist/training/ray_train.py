@@ -26,6 +26,13 @@ from taudl_dist.training.launch import check_finished, concluding, prepare, stop
 from taudl_dist.training.run_folder import RunFolder, write_text
 from taudl_dist.training.world import TIMEOUT_S, World
 
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_worker_niceness": "0",  # Ray's 15 starves training beside any other process
+}
+
 MAX_FAILURES = 3
 """Times the workers are started again after one was lost."""
 
@@ -167,11 +174,7 @@ def _died(error: BaseException) -> bool:
 @contextlib.contextmanager
 def cluster(workers: int) -> Iterator[None]:
     """The Ray cluster this process is in, that of RAY_ADDRESS, or a private one that ends with the run."""
-    for name, value in {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    }.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
     if not address:
