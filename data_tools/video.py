@@ -253,7 +253,8 @@ def _codec() -> tuple[str, dict[str, str]]:
     import av
 
     if "libx264" in av.codecs_available:
-        return "libx264", {"preset": "veryfast", "crf": "23", "threads": "1"}
+        # macroblock trees make the same frames give other bytes, even in one process
+        return "libx264", {"preset": "veryfast", "crf": "23", "threads": "1", "x264-params": "mbtree=0"}
     return "mpeg4", {"qscale": "4", "flags": "+qscale+bitexact", "threads": "1"}
 
 

@@ -11,11 +11,11 @@ from taudl_dist.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-FPS = 10
+FPS = 6
 WIDTH, HEIGHT = 480, 270
 MARGIN_S = 1.0
 """Nobody is in view for this long at the ends of each half of the video."""
-LONGEST_CROSSING_S = 8.0
+LONGEST_CROSSING_S = 6.0
 
 
 @dataclass(frozen=True, kw_only=True)

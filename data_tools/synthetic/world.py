@@ -14,7 +14,7 @@ from data_tools.synthetic.settings import FPS, LONGEST_CROSSING_S, MARGIN_S, Wor
 
 VISIT_SHARE = 0.92
 REPEAT_SHARE = 0.15
-_SHORTEST_CROSSING_S = 5.0
+_SHORTEST_CROSSING_S = 3.5
 _WAY_S = 2.0  # between two cameras, at least
 
 

@@ -76,7 +76,11 @@ def demo_stages(args: DemoArgs) -> list[tuple[str, list[str]]]:
             ["evaluate", "--data", data, "--model", run, "--baselines", "--report", out / "report.html"],
         ),
     ]  # fmt: skip
-    done = {"synth": world / "truth" / "truth.json", "preview": out / "preview.html", "train": run / "model.safetensors"}
+    done = {
+        "synth": world / "truth" / "truth.json",
+        "preview": out / "preview.html",
+        "train": run / "model.safetensors",
+    }
     commands = [(purpose, [str(word) for word in stage]) for purpose, stage in stages]
     todo = [(purpose, stage) for purpose, stage in commands if not (stage[0] in done and done[stage[0]].exists())]
     return [(p, [*s, "--resume"] if s[0] == "train" and run.exists() else s) for p, s in todo]

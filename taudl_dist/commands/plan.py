@@ -14,19 +14,14 @@ if TYPE_CHECKING:
 
 _SAMPLED_STEPS = 50
 _STATE_TENSORS = 3  # a head's weights and Adam's two moments
-_FEATURE_DIMS = {
-    "resnet50": 2048,
-    "mobilenet_v2": 1024,
-    "resnet18": 512,
-    "small": 256,
-}  # as ModelConfig.feature_dim says
 
 
 def main(argv: Sequence[str]) -> None:
     """Takes the flags of `taudl train`; exits with code 2 where that many workers could not share a batch."""
-    from taudl_dist.commands.train import parse_args, parse_config
+    from taudl_dist.commands.train import as_config, parse_args
 
-    args, config = parse_args(argv), parse_config(argv)
+    args = parse_args(argv, command="plan", description=__doc__)
+    config = as_config(args)
     if not config.data:
         raise UsageError("--data DATASET is missing: the plan is worked out from a dataset's index")
     from taudl_dist.batches import BatchPlan
@@ -81,13 +76,13 @@ def _heads(plan: BatchPlan, config: Config, workers: int) -> dict[str, Any]:
     """Rows of the classification heads, and the bytes of their weights and optimizer state on the fullest worker."""
     import numpy as np
 
-    from taudl_dist.parallel.owners import assign_owners
+    from taudl_dist.model import feature_dim
+    from taudl_dist.parallel import assign_owners
 
     label_counts = np.diff(plan.dataset.training.camera_offsets)
     owners = np.asarray(assign_owners(label_counts.tolist(), workers))
     rows = np.bincount(owners, weights=label_counts, minlength=workers)
-    feature_dim = config.model.feature_dim or _FEATURE_DIMS[config.model.name]
-    row_bytes = (feature_dim + 1) * _STATE_TENSORS * (8 if config.precision == "fp64" else 4)
+    row_bytes = (feature_dim(config.model) + 1) * _STATE_TENSORS * (8 if config.precision == "fp64" else 4)
     return {
         "head_rows": int(label_counts.sum()),
         "head_rows_per_worker": [int(count) for count in rows],

@@ -34,7 +34,7 @@ class TrainArgs(Config):
 
 def main(argv: Sequence[str]) -> int | None:
     args = parse_args(argv)
-    config = _config(args)
+    config = as_config(args)
     if args.print_config:
         from taudl_dist.training.run_folder import config_yaml
 
@@ -61,17 +61,25 @@ def parse_config(argv: Sequence[str]) -> Config:
         UsageError: an unknown key or a value that cannot be.
         SystemExit: an unknown flag (2), or --help (0).
     """
-    return _config(parse_args(argv))
+    return as_config(parse_args(argv))
 
 
-def parse_args(argv: Sequence[str]) -> TrainArgs:
+def parse_args(argv: Sequence[str], *, command: str = "train", description: str | None = None) -> TrainArgs:
     """The flags of a command line over the settings they are laid upon."""
+    import inspect
+
     import tyro
 
     tokens, overrides = _split(argv)
     base = resolve(_underneath(tokens, overrides))
     default = TrainArgs(**_fields(base))
-    return tyro.cli(TrainArgs, args=tokens, prog="taudl train", default=default, description=TrainArgs.__doc__)
+    return tyro.cli(
+        TrainArgs,
+        args=tokens,
+        prog=f"taudl {command}",
+        default=default,
+        description=description or inspect.getdoc(TrainArgs),
+    )
 
 
 def _underneath(tokens: list[str], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +157,8 @@ def _fields(config: Config) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
 
 
-def _config(args: TrainArgs) -> Config:
+def as_config(args: TrainArgs) -> Config:
+    """The settings among the flags."""
     return Config(**_fields(args))
 
 

@@ -40,10 +40,10 @@ def test_files(corpus: Path):
 
 def test_videos_and_tracks_are_readable(corpus: Path):
     video = probe(corpus / "videos" / "cam1.mp4")
-    assert (video.num_frames, video.width, video.height, video.fps) == (200, WIDTH, HEIGHT, FPS)
+    assert (video.num_frames, video.width, video.height, video.fps) == (20 * FPS, WIDTH, HEIGHT, FPS)
     tracks = read_tracks(corpus / "tracks", fps=FPS)
     assert set(tracks["camera"].to_pylist()) == {"cam1", "cam2"}
-    assert tracks["frame"].to_numpy().max() < 200
+    assert tracks["frame"].to_numpy().max() < 20 * FPS
     for name, most in (("x2", WIDTH), ("y2", HEIGHT)):
         assert tracks[name].to_numpy().max() <= most + 0.01
 
@@ -59,11 +59,12 @@ def test_truth_names_the_people_where_they_are(corpus: Path):
     wide = rows[(rows[:, 4] > 30) & (rows[:, 8] > 0.9)]
     number, x, y, width, height = wide[len(wide) // 2, [0, 2, 3, 4, 5]].astype(int)
     (_, frame), = iter_frames(corpus / "videos" / "cam1.mp4", wanted=np.array([number - 1]))  # fmt: skip
-    change = np.abs(frame - background).mean(axis=-1)
-    inside = change[y : y + height, x : x + width].mean()
-    assert inside > 4 * change.mean()
+    light = np.median(frame / np.maximum(background, 1), axis=(0, 1))  # it changes with time
+    change = np.abs(frame - light * background).mean(axis=-1)
+    assert change[y : y + height, x : x + width].mean() > 2 * change.mean()
 
 
+@pytest.mark.slow
 def test_the_same_flags_give_the_same_bytes(corpus: Path, tmp_path: Path):
     make_corpus(tmp_path / "again", SETTINGS, workers=1)
     assert _bytes(tmp_path / "again") == _bytes(corpus)

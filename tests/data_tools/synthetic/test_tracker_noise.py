@@ -87,7 +87,7 @@ def test_two_who_pass_swap_ids():
 
 def test_false_tracks():
     empty = CameraTruth(**{name: values[:0] for name, values in vars(_truth(1)).items()})
-    table = track(empty, replace(PERFECT, false_rate=6.0), camera="cam1", num_frames=6000, rng=np.random.default_rng(0))
+    table = track(empty, replace(PERFECT, false_rate=6.0), camera="cam1", num_frames=600 * FPS, rng=np.random.default_rng(0))
     assert 40 < len(np.unique(table["track"].to_numpy())) < 80
     assert len(_track(empty, PERFECT)) == 0
 

@@ -24,7 +24,7 @@ def _crossings(settings: WorldSettings) -> list[Crossing]:
 WORLDS = [
     _settings(),
     _settings(num_cameras=1, num_people=2),  # the smallest
-    _settings(num_cameras=9, num_people=7, seconds=20.0),  # no time for all visits
+    _settings(num_cameras=9, num_people=7, seconds=16.0),  # no time for all visits
     _settings(seconds=75.3),  # halves are not whole frames
 ]
 
@@ -67,7 +67,7 @@ def test_people_are_disjoint_and_halved():
     [
         ({"num_people": 1}, "--people 1"),
         ({"num_cameras": 0}, "--cameras 0"),
-        ({"seconds": 10.0}, "--seconds 10"),
+        ({"seconds": 15.0}, "--seconds 15"),
         ({"seconds": float("nan")}, "--seconds nan"),
         ({"seed": -1}, "--seed -1"),
     ],
