@@ -37,6 +37,7 @@ def shard_corpus(
     settings: ShardSettings,
     workers: int = 1,
     format: str = "auto",
+    frame_base: int | None = None,
     truth: str = "auto",
 ) -> dict[str, Any]:
     """Makes a dataset, or goes on with one that was begun, and returns its dataset.json.
@@ -46,7 +47,7 @@ def shard_corpus(
     """
     out = Path(out)
     _refuse_foreign(out)
-    sources = find_sources(videos, tracks, format=format, truth=truth)
+    sources = find_sources(videos, tracks, format=format, frame_base=frame_base, truth=truth)
     plan = _plan(out, sources, settings)
     if (out / DATASET_FILE).exists():
         log(f"{out}: this dataset is finished already; nothing to do")
@@ -88,9 +89,10 @@ def _plan(out: Path, sources: Sources, settings: ShardSettings) -> dict[str, Any
     if file.exists():
         try:
             plan = json.loads(file.read_text())
-        except ValueError as error:
+            before = dict(plan["request"])
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: damaged ({error}); delete {out} and run the command again") from None
-        _refuse_other_request(out, plan["request"], request)
+        _refuse_other_request(out, before, request)
         return plan
     made = make_plan(sources, settings, request)
     log_plan(made.content)

@@ -19,7 +19,7 @@ from data_tools.atomic import whole_file
 from data_tools.info import dataset_info, info_table
 from taudl_dist.dataset import Dataset, Sample, TrackletReader, open_dataset, read_manifest
 from taudl_dist.dataset.schema import SPLITS
-from taudl_dist.errors import UserError
+from taudl_dist.errors import UsageError, UserError
 from taudl_dist.progress import progress
 
 _THUMB = (48, 96)  # width, height in pixels
@@ -39,6 +39,8 @@ img{{max-width:100%;display:block}}details{{margin:12px 0}}summary{{font-weight:
 
 def write_preview(path: str | Path, out: str | Path, *, tracklets: int = 24) -> Path:
     """Writes the page; `tracklets` rows per camera and split at most, spread over the split's tracklets."""
+    if tracklets < 1:
+        raise UsageError(f"--tracklets {tracklets}: expected at least 1")
     dataset, out = open_dataset(path), Path(out)
     if not out.parent.is_dir() or out.is_dir():
         raise UserError(f"{out}: expected the name of an HTML file in a folder that exists")
@@ -77,7 +79,12 @@ def _pick(reader: TrackletReader, rows: pa.Table, most: int) -> list[tuple[dict[
 def _sizes(sample: Sample) -> list[tuple[int, int]]:
     """Width and height in the video of a tracklet's boxes, or of its images where no boxes are known."""
     if boxes := sample.meta.get("boxes"):
-        return [(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes]
+        try:
+            return [(int(x2 - x1), int(y2 - y1)) for x1, y1, x2, y2 in boxes]
+        except (TypeError, ValueError, OverflowError):
+            raise UserError(
+                f"tracklet {sample.key}: its boxes {str(boxes)[:40]} are damaged; make the dataset again"
+            ) from None
     return [_image(sample, at).size for at in range(len(sample.jpegs))]
 
 

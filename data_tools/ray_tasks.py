@@ -53,6 +53,7 @@ def run_on_ray(
 def _session(workers: int) -> Iterator[Any]:
     """A Ray session of our own, or RAY_ADDRESS's. A private folder with a short name keeps foreign clusters apart."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves the work beside any other process
     if os.environ.get("RAY_ADDRESS"):
         import ray
 

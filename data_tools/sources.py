@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_tools.crops import encoder_versions
-from data_tools.tracks import read_tracks
+from data_tools.tracks import read_tracks, without_tracks
 from data_tools.truth import Truth, find_truth, truth_file
 from data_tools.video import VideoInfo, find_videos, probe
 from taudl_dist.dataset.schema import hash_table
 from taudl_dist.errors import UsageError, UserError
+from taudl_dist.progress import log
 
 _END_BYTES = 1 << 20
 
@@ -60,21 +61,35 @@ class Sources:
     truth: Truth | None
 
 
-def find_sources(videos: str | Path, tracks: str | Path, *, format: str = "auto", truth: str = "auto") -> Sources:
+def find_sources(
+    videos: str | Path,
+    tracks: str | Path,
+    *,
+    format: str = "auto",
+    frame_base: int | None = None,
+    truth: str = "auto",
+) -> Sources:
     """Probes every video, reads all tracks, and pairs them by camera name (the stem of the files).
+
+    A camera whose file of tracks is empty saw nobody; it is left out, and that is logged.
 
     Raises:
         UserError: something missing or damaged, or cameras that have only one of the two.
     """
-    infos = {camera: probe(path) for camera, path in find_videos(videos).items()}
+    found_videos = find_videos(videos)
+    nobody = without_tracks(tracks, found_videos)
+    infos = {camera: probe(path) for camera, path in found_videos.items() if camera not in nobody}
     table = read_tracks(
         tracks,
         format=format,
         fps={camera: info.fps for camera, info in infos.items()},
+        frame_base=frame_base,
         image_size={camera: (info.width, info.height) for camera, info in infos.items()},
     )
     table = table.filter(pc.greater_equal(table["track"], 0))
     _check_cameras(infos, set(table["camera"].unique().to_pylist()), videos, tracks)
+    if nobody:
+        log(f"left out {len(nobody)} of {len(found_videos)} cameras, whose tracks are empty: {_some(nobody)}")
     found = find_truth(truth, Path(tracks))
     return Sources(videos=infos, tracks=table, truth=found)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
+from data_tools.camera_name import camera_name
 from data_tools.track_formats.coco import read_coco
 from data_tools.track_formats.columns import read_csv, read_parquet, read_supervision
 from data_tools.track_formats.mot import read_mot, sequence_fps, write_mot
@@ -18,7 +19,7 @@ from data_tools.track_formats.ultralytics import is_label, read_ultralytics
 from taudl_dist.errors import UsageError, UserError
 from taudl_dist.progress import log
 
-__all__ = ["FORMATS", "TRACKS_SCHEMA", "read_tracks", "write_mot"]
+__all__ = ["FORMATS", "TRACKS_SCHEMA", "read_tracks", "without_tracks", "write_mot"]
 
 FORMATS: dict[str, Callable[[Path, Hints], Rows]] = {
     "mot": read_mot,
@@ -60,6 +61,8 @@ def read_tracks(
         UserError: a missing, empty or damaged source; the message names file, line, value and expectation.
     """
     path = Path(path)
+    if frame_base is not None and frame_base < 0:
+        raise UsageError(f"frame base {frame_base}: expected the number of the first frame, 0 or more")
     if format not in ("auto", *FORMATS):
         raise UsageError(f"track format {format!r} is unknown; expected auto, {', '.join(FORMATS)}")
     if not path.exists():
@@ -75,6 +78,13 @@ def read_tracks(
     if format == "auto":
         log(f"{path}: read as {name} tracks")
     return _read_one(path, name, hints)
+
+
+def without_tracks(tracks: str | Path, cameras: Collection[str]) -> list[str]:
+    """Those of the cameras whose file in a folder of tracks is empty: `taudl track` saw nobody there."""
+    folder = Path(tracks)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [file.stem for file in files if file.suffix in _SUFFIXES and file.stem in cameras and _is_blank(file)]
 
 
 def _read_one(path: Path, name: str, hints: Hints) -> pa.Table:
@@ -93,7 +103,7 @@ def _read_folder(path: Path, name: str, hints: Hints) -> pa.Table:
             f"{path}: camera {hints.camera!r} was given for a folder; its files name the cameras, leave it out"
         )
     files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.name[0] != ".")
-    stems = [file.stem for file in files]
+    stems = [camera_name(file) for file in files]
     twice = next((stem for stem, count in Counter(stems).items() if count > 1), None)
     if twice is not None:
         raise UserError(f"{path}: found two files for camera {twice!r}; expected one file per camera")

@@ -7,6 +7,7 @@ can reach training.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def find_truth(choice: str, tracks: Path) -> Truth | None:
         truth = _parse(folder, content)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file; give --truth a folder with truth.json in it, or `none`") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(
             f"{file}: not the truth of a corpus ({error}); expected format {_FORMAT!r} version {_VERSION} with"
             " test_start_s and test_people; make it again, or give --truth none"
@@ -78,6 +79,8 @@ def find_truth(choice: str, tracks: Path) -> Truth | None:
 def _parse(folder: Path, content: Any) -> Truth:
     if content["format"] != _FORMAT or content["version"] != _VERSION:
         raise ValueError(f"format {content['format']!r} version {content['version']!r}")
+    if not math.isfinite(content["test_start_s"]):
+        raise ValueError(f"test_start_s {content['test_start_s']}")
     return Truth(
         folder=folder,
         test_start_s=float(content["test_start_s"]),
@@ -131,4 +134,7 @@ def split_visits(person: np.ndarray, time_s: np.ndarray) -> list[Visit]:
 def _hidden(path: Path) -> set[tuple[int, int]]:
     """(person, frame from 0) of the boxes whose ninth field, visibility, is below MIN_VISIBILITY."""
     rows = (line.split(",") for line in path.read_text().splitlines())
-    return {(int(r[1]), int(r[0]) - 1) for r in rows if len(r) >= 9 and float(r[8]) < MIN_VISIBILITY}
+    try:
+        return {(int(float(r[1])), int(float(r[0])) - 1) for r in rows if len(r) >= 9 and float(r[8]) < MIN_VISIBILITY}
+    except ValueError as error:
+        raise UserError(f"{path}: the ninth field, visibility, is not a number everywhere ({error}); mend it") from None

@@ -67,6 +67,9 @@ def validate_dataset(path: str | Path) -> Report:
     shards = manifest["shard"].to_numpy()
     reader = TrackletReader(dataset)
     for number, name in enumerate(progress(dataset.shards, "validate", unit="shard")):
+        if not dataset.shard_path(number).is_file():
+            report.add(f"{name}: this shard is missing; make the dataset again")
+            continue
         rows = manifest.filter(pa.array(shards == number)).sort_by("offset").to_pylist()
         report.attempt(_check_files, dataset, number, report)
         report.attempt(_check_content, dataset, reader, number, rows, report)
@@ -141,7 +144,7 @@ def _check_content(
     for key in sorted(set(by_key) - seen):
         report.add(f"{name}: tracklet {key} stands in the tar, but no whole extent of the manifest holds it")
     idx = dataset.shard_path(number).with_name(f"{name}.idx")
-    if idx.read_text().split() != f"v1.2 {len(index)} {' '.join(index)}".split():
+    if idx.read_bytes().split() != f"v1.2 {len(index)} {' '.join(index)}".encode().split():
         report.add(f"{idx.name}: DALI index does not fit the tar")
 
 

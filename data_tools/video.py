@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.atomic import whole_file
+from data_tools.camera_name import camera_name
 from taudl_dist.errors import UserError
 
 VIDEO_SUFFIXES = (
@@ -58,12 +59,11 @@ def find_videos(folder: str | Path) -> dict[str, Path]:
         raise UserError(f"{folder}: no such folder; expected a folder with one video per camera, <camera>.mp4")
     videos: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith("."):
-            if path.stem in videos:
-                raise UserError(
-                    f"{folder}: {videos[path.stem].name} and {path.name} are both camera {path.stem!r}; keep one"
-                )
-            videos[path.stem] = path
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and not path.is_dir():
+            camera = camera_name(path)
+            if camera in videos:
+                raise UserError(f"{folder}: {videos[camera].name} and {path.name} are both camera {camera!r}; keep one")
+            videos[camera] = path
     if not videos:
         raise UserError(f"{folder}: no video in it; expected files like <camera>.mp4 ({', '.join(VIDEO_SUFFIXES)})")
     return videos

@@ -27,7 +27,9 @@ from data_tools.video import write_video
 from taudl_dist.errors import UserError
 from taudl_dist.progress import log, progress
 
-_frames_done: Any = None  # in a rendering process: the frames written by camera, shared with the parent
+# in a rendering process, shared with the parent: the frames written by camera; whether to give up
+_frames_done: Any = None
+_is_cancelled: Any = None
 
 
 def make_corpus(out: str | Path, settings: WorldSettings, *, workers: int) -> dict[str, Any]:
@@ -68,9 +70,11 @@ def _truth_header(settings: WorldSettings) -> dict[str, Any]:
 
 def _render_cameras(folder: Path, settings: WorldSettings, workers: int) -> list[dict[str, Any]]:
     context = multiprocessing.get_context("spawn")
-    done = context.Array("q", settings.num_cameras)
+    done, cancelled = context.Array("q", settings.num_cameras), context.Event()
     workers = min(workers, settings.num_cameras)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(done,)) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(done, cancelled)
+    ) as pool:
         jobs = [pool.submit(_render_camera, folder, settings, index) for index in range(settings.num_cameras)]
         try:
             total = settings.num_cameras * settings.num_frames
@@ -82,13 +86,14 @@ def _render_cameras(folder: Path, settings: WorldSettings, workers: int) -> list
                 "a rendering process died: was it killed, or is memory short? Try fewer --workers"
             ) from None
         finally:
+            cancelled.set()  # after a failure or Ctrl-C the other cameras would be rendered to their end
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(done: Any) -> None:
+def _start_worker(done: Any, cancelled: Any) -> None:
     """In a rendering process: Ctrl-C ends it without a traceback."""
-    global _frames_done  # noqa: PLW0603 - the pool hands shared memory over at its start only
-    _frames_done = done
+    global _frames_done, _is_cancelled
+    _frames_done, _is_cancelled = done, cancelled
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -98,8 +103,8 @@ def _wait(jobs: list[Future], done: Any) -> Iterator[None]:
     while running:
         time.sleep(0.2)
         finished = [job for job in running if job.done()]
-        yield from (None for _ in range(sum(done) - seen))
-        seen = sum(done)
+        before, seen = seen, sum(done)
+        yield from (None for _ in range(seen - before))
         for job in finished:
             running.remove(job)
             camera = job.result()
@@ -121,6 +126,8 @@ def _render_camera(folder: Path, settings: WorldSettings, index: int) -> dict[st
             rows.extend(seen)
             yield picture
             _frames_done[index] += 1
+            if _is_cancelled.is_set():
+                raise InterruptedError(f"{camera.name}: rendering was given up")
 
     write_video(folder / "videos" / f"{camera.name}.mp4", frames(), FPS)
     truth = _truth(rows, np.array([crossing.person for crossing in crossings], np.int64))

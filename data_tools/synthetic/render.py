@@ -20,7 +20,7 @@ NUM_PHASES = 8
 _NUM_NOISES = 8
 _NOISE_SHIFT = 16
 _SHADOW = 0.4
-_SOLID = 100  # coverage of 255 from which a pixel shows a person
+_SOLID = 128  # coverage of 255 from which a pixel shows a person; above that of a shadow
 
 Box = tuple[float, float, float, float]
 TruthRow = tuple[int, int, Box, float]

@@ -66,8 +66,9 @@ def _swap(truth: CameraTruth, switch_rate: float, rng: np.random.Generator) -> n
     for frame, first, second in _closest_moments(truth):
         if rng.random() < switch_rate:
             later = truth.frame >= frame
-            is_first, is_second = later & (identity == first), later & (identity == second)
-            identity[is_first], identity[is_second] = second, first
+            is_first, is_second = later & (truth.crossing == first), later & (truth.crossing == second)
+            # the ids they carry by now, not their own: either may have swapped before
+            identity[is_first], identity[is_second] = identity[is_second][0], identity[is_first][0]
     return identity
 
 

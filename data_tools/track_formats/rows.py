@@ -83,7 +83,7 @@ def to_table(rows: Rows, hints: Hints) -> pa.Table:
     track, frame = _whole(rows, rows.track, "track id"), _whole(rows, rows.frame, "frame")
     _reject(rows, track < -1, track, "track id", "-1 (no track) or an id from 0")
     base = rows.frame_base
-    _reject(rows, frame < base, frame, "frame", f"{base} or more; if its first frame is not {base}, give frame_base")
+    _reject(rows, frame < base, frame, "frame", f"{base} or more; if its first frame is not {base}, give --frame-base")
     _check_boxes(rows)
     _reject(rows, ~np.isfinite(rows.score), rows.score, "score", "a finite number")
     camera = _camera_column(rows)

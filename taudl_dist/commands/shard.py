@@ -32,6 +32,8 @@ class ShardArgs:
     """Processes; more than one runs as Ray tasks, here or on the cluster of RAY_ADDRESS."""
     format: str = "auto"
     """Format of the tracks: auto, mot, supervision, ultralytics, coco, csv, parquet."""
+    frame_base: int | None = None
+    """Number of a video's first frame in the tracks, where it is not what their format prescribes (MOTChallenge: 1)."""
     truth: str = "auto"
     """Ground truth for query and gallery: a folder with truth.json, `none`, or `auto` (a folder `truth` beside --tracks)."""
     max_frames: int = 16
@@ -72,6 +74,7 @@ def main(argv: Sequence[str]) -> None:
         settings=settings,
         workers=args.workers,
         format=args.format,
+        frame_base=args.frame_base,
         truth=args.truth,
     )
     if args.json:

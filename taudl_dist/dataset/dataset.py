@@ -53,7 +53,7 @@ def read_info(path: str | Path) -> dict[str, Any]:
         info = json.loads(file.read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(_missing(Path(path))) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{file}: not readable as JSON ({error}); make the dataset again") from None
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise UserError(
@@ -77,8 +77,9 @@ def _check_info(info: dict[str, Any], where: str) -> None:
             all(_is_count(info["splits"][split]["tracklets"]) for split in SPLITS),
         ]
         names = [camera["name"] for camera in info["cameras"]]
+        "".join(names).encode()  # JSON can spell half a character, which no table can hold
         shards = [shard_name(shard["name"], where) for shard in info["shards"]]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, UnicodeEncodeError) as error:
         raise UserError(f"{where}: field {error} is missing or of the wrong type; make the dataset again") from None
     if not all(typed) or len(set(names)) < len(names) or len(set(shards)) < len(shards):
         raise UserError(f"{where}: a field has the wrong type, or a name stands in it twice; make the dataset again")
@@ -87,7 +88,7 @@ def _check_info(info: dict[str, Any], where: str) -> None:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def _missing(path: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from taudl_dist.dataset.dataset import Dataset, read_info
@@ -37,4 +38,7 @@ def read_manifest(dataset: str | Path | Dataset, *, splits: Sequence[str] = ("qu
             f"{path}: {table.num_rows} tracklets in {', '.join(splits)}, but dataset.json counts {expected}; the files do"
             " not belong together: make the dataset again"
         )
+    times_s = pa.concat_arrays([*table["start_s"].chunks, *table["end_s"].chunks])
+    if not pc.all(pc.is_finite(times_s), min_count=0).as_py() or (table["num_frames"].to_numpy() < 1).any():
+        raise UserError(f"{path}: damaged (tracklets without a finite time or without images); make the dataset again")
     return table

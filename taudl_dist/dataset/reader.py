@@ -63,8 +63,11 @@ class TrackletReader:
             meta = json.loads(members[-1][1])
             extensions = [name.removeprefix(f"{key}.") for name, _ in members]
             frames = [int(extension.removesuffix(".jpg")) for extension in extensions[:-1]]
-        except ValueError:
-            raise _damaged(where, f"members {[name for name, _ in members[:3]]}... do not form one tracklet") from None
+            is_tracklet = isinstance(meta, dict)
+        except (ValueError, RecursionError):
+            is_tracklet = False
+        if not is_tracklet:
+            raise _damaged(where, f"members {[name for name, _ in members[:3]]}... do not form one tracklet")
         return Sample(
             key=key,
             frames=frames,
@@ -106,10 +109,9 @@ class _ShardFile:
 
     def __init__(self, path: Path, expected_bytes: int) -> None:
         self.path = path
-        try:
-            self.descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            raise UserError(f"{path}: shard is missing; run `taudl validate`, then make the dataset again") from None
+        if not path.is_file():  # a pipe would block for ever
+            raise UserError(f"{path}: shard is missing; run `taudl validate`, then make the dataset again")
+        self.descriptor = os.open(path, os.O_RDONLY)
         self.size = os.fstat(self.descriptor).st_size
         if self.size != expected_bytes:
             raise UserError(
@@ -130,13 +132,13 @@ def parse_members(data: bytes, where: str) -> list[tuple[str, bytes]]:
     """
     members: list[tuple[str, bytes]] = []
     position = 0
-    while position < len(data):
+    while position < len(data) or not members:
         header = data[position : position + _BLOCK]
         key = members[-1][0] if members else "its first member"
-        if len(header) < _BLOCK or header[257:262] != b"ustar" or not _checksum_holds(header):
+        size = _octal(header[124:136])
+        if len(header) < _BLOCK or header[257:262] != b"ustar" or size is None or not _checksum_holds(header):
             raise _damaged(where, f"a broken tar header {position} bytes further, after {key}")
         begin = position + _BLOCK
-        size = int(header[124:136].rstrip(b"\0 "), 8)
         position = begin + -(-size // _BLOCK) * _BLOCK
         if position > len(data):
             raise _damaged(where, f"a member larger than the tracklet, after {key}")
@@ -146,11 +148,13 @@ def parse_members(data: bytes, where: str) -> list[tuple[str, bytes]]:
 
 
 def _checksum_holds(header: bytes) -> bool:
-    try:
-        stored = int(header[_CHECKSUM].rstrip(b"\0 "), 8)
-    except ValueError:
-        return False
-    return stored == sum(header) - sum(header[_CHECKSUM]) + 8 * ord(" ")
+    return _octal(header[_CHECKSUM]) == sum(header) - sum(header[_CHECKSUM]) + 8 * ord(" ")
+
+
+def _octal(field: bytes) -> int | None:
+    """The number of a header's field, or None: int() alone would also take a sign, and a negative size never ends."""
+    digits = field.strip(b"\0 ")
+    return int(digits, 8) if digits and not digits.strip(b"01234567") else None
 
 
 def _damaged(where: str, what: str) -> UserError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_tools.atomic import whole_file
-from taudl_dist.errors import UserError
+from taudl_dist.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,8 +40,11 @@ def write_features(
     from taudl_dist.model import load_model
 
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists; choose another name or pass --overwrite")
+    if frames < 0:
+        raise UsageError(f"--frames {frames}: expected 0 (all) or more")
+    if out.is_dir() or (out.exists() and not overwrite):
+        remedy = "" if out.is_dir() else " or pass --overwrite"
+        raise UserError(f"{out} exists; choose another name{remedy}")
     dataset = open_dataset(data)
     weights = weights_path(model)
     rows = read_manifest(dataset, splits=SPLITS if split == "all" else (split,))

@@ -327,3 +327,32 @@ def test_one_camera_is_enough_for_a_dataset(make_corpus, tmp_path):
 def test_settings_are_checked(setting):
     with pytest.raises(UsageError, match=next(iter(setting)).replace("_", "-")):
         ShardSettings(**setting)
+
+
+def test_a_camera_that_saw_nobody_is_left_out(make_corpus, tmp_path, capsys):
+    corpus = make_corpus()
+    (corpus.tracks / "cam2.txt").write_text("")
+    assert [camera["name"] for camera in shard(corpus, tmp_path / "out")["cameras"]] == ["cam1"]
+    assert "left out 1 of 2 cameras, whose tracks are empty: cam2" in capsys.readouterr().err
+
+
+def test_tracks_that_count_frames_from_0(make_corpus, tmp_path):
+    corpus = make_corpus()
+    digest = shard(corpus, tmp_path / "from1")["digest"]
+    for path in corpus.tracks.iterdir():
+        rows = (line.split(",", 1) for line in path.read_text().splitlines())
+        path.write_text("".join(f"{int(frame) - 1},{rest}\n" for frame, rest in rows))
+    with pytest.raises(UserError, match=r"frame is 0.*give --frame-base"):
+        shard(corpus, tmp_path / "from0")
+    assert shard(corpus, tmp_path / "from0", frame_base=0)["digest"] == digest
+    with pytest.raises(UsageError, match="frame base -1"):
+        shard(corpus, tmp_path / "other", frame_base=-1)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"request": 5}'])
+def test_a_damaged_plan_is_named(make_corpus, tmp_path, content):
+    corpus = make_corpus(cameras=1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "plan.json").write_text(content)
+    with pytest.raises(UserError, match=r"plan\.json: damaged"):
+        shard(corpus, tmp_path / "out")

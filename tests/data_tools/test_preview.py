@@ -9,10 +9,11 @@ import re
 import pytest
 from PIL import Image
 
-from data_tools.preview import write_preview
+from data_tools.preview import _sizes, write_preview
 from data_tools.shards import ImportTracklet, write_dataset
 from taudl_dist.cli import main
-from taudl_dist.errors import UserError
+from taudl_dist.dataset import Sample
+from taudl_dist.errors import UsageError, UserError
 
 
 def jpeg(value: int) -> bytes:
@@ -56,3 +57,11 @@ def test_a_corrupt_image_is_named(dataset, tmp_path):
     with pytest.raises(UserError, match="does not decode"):
         write_preview(dataset, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_no_tracklets_and_boxes_that_are_none(dataset, tmp_path):
+    with pytest.raises(UsageError, match="--tracklets 0: expected at least 1"):
+        write_preview(dataset, tmp_path / "page.html", tracklets=0)
+    sample = Sample(key="a-1", frames=[0], jpegs=[jpeg(1)], meta={"boxes": [["a", 1, 2]]}, members={})
+    with pytest.raises(UserError, match=r"tracklet a-1: its boxes .* are damaged"):
+        _sizes(sample)

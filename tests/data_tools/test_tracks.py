@@ -110,7 +110,7 @@ def test_mot_separators(tmp_path: Path, delimiter: str, newline: str) -> None:
         pytest.param("2,3,10,20,0,100,1", "line 3: box .width, height. is 0, 100", id="zero width"),
         pytest.param("2,3,10,20,40,-5,1", "line 3: box .width, height. is 40, -5", id="negative height"),
         pytest.param("2,3,9000000,20,0.01,5,1", "line 3: box .width, height. is 0, 5", id="width lost in float32"),
-        pytest.param("0,3,10,20,40,100,1", "line 3: frame is 0; expected 1 or more.*frame_base", id="frame 0"),
+        pytest.param("0,3,10,20,40,100,1", "line 3: frame is 0; expected 1 or more.*--frame-base", id="frame 0"),
         pytest.param("1.5,3,10,20,40,100,1", "line 3: frame is 1.5; expected a whole number", id="half a frame"),
         pytest.param("2,-7,10,20,40,100,1", "line 3: track id is -7", id="id below -1"),
         pytest.param(

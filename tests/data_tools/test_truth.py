@@ -69,9 +69,16 @@ def test_finding(tmp_path, capsys):
         "[]",
         "{}",
         *(json.dumps({**GOOD, **c}) for c in ({"version": 2}, {"test_people": 3}, {"test_start_s": "soon"})),
+        *(json.dumps({**GOOD, **c}) for c in ({"test_start_s": float("nan")}, {"test_people": [float("inf")]})),
     ],
 )
 def test_damaged(tmp_path, content):
     (tmp_path / "truth.json").write_text(content)
     with pytest.raises(UserError, match=r"truth\.json: not the truth of a corpus"):
         find_truth(str(tmp_path), tmp_path / "tracks")
+
+
+def test_a_visibility_that_is_no_number(tmp_path):
+    (tmp_path / "cam1.txt").write_text("60,7,11,11,20,40,1,1,none\n")
+    with pytest.raises(UserError, match="ninth field, visibility"):
+        read_truth(Truth(folder=tmp_path, test_start_s=5.0, test_people=frozenset({7})), VIDEO, "cam1")

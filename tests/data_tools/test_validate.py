@@ -60,7 +60,7 @@ def cut_tar(dataset):
 
 def lose_tar(dataset):
     first_tar(dataset).unlink()
-    return ["shard is missing|No such file"]
+    return ["cam1-train-00000.tar: this shard is missing"]
 
 
 def lose_ok(dataset):
@@ -76,6 +76,11 @@ def leave_a_temporary_file(dataset):
 def spoil_dali_index(dataset):
     path = dataset / "shards" / "cam1-train-00000.tar.idx"
     path.write_text(path.read_text().replace("512", "513", 1))
+    return ["DALI index does not fit"]
+
+
+def garble_dali_index(dataset):
+    (dataset / "shards" / "cam1-train-00000.tar.idx").write_bytes(b"\xff\xfe")
     return ["DALI index does not fit"]
 
 
@@ -119,7 +124,7 @@ def change_the_digest(dataset):
 
 
 DAMAGES = [
-    damage_header, damage_jpeg, cut_tar, lose_tar, lose_ok, leave_a_temporary_file, spoil_dali_index, shift_an_offset,
+    damage_header, damage_jpeg, cut_tar, lose_tar, lose_ok, leave_a_temporary_file, spoil_dali_index, garble_dali_index, shift_an_offset,
     claim_more_frames, swap_a_person, name_a_shard_that_is_not_there, lose_rows, change_the_digest,
 ]  # fmt: skip
 

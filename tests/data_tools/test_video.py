@@ -155,6 +155,7 @@ def test_sound_is_no_video(tmp_path):
 def test_finding_videos(tmp_path):
     for name in ("b.mp4", "a.MKV", "notes.txt", ".hidden.mp4"):
         (tmp_path / name).touch()
+    (tmp_path / "folder.mp4").mkdir()
     assert list(find_videos(tmp_path)) == ["a", "b"]
     (tmp_path / "b.avi").touch()
     with pytest.raises(UserError, match=r"b\.avi and b\.mp4 are both camera 'b'"):

@@ -8,6 +8,8 @@ import sys
 import textwrap
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from taudl_dist.dataset import open_dataset, read_manifest
@@ -51,6 +53,8 @@ SPOILED = [
     ("digest", 7, "wrong type"),
     ("cameras", [{"name": "a", "num_tracklets": "3"}], "wrong type"),
     ("cameras", [{"name": "a", "num_tracklets": -3}], "wrong type"),
+    ("cameras", [{"name": "a", "num_tracklets": 10**30}], "wrong type"),
+    ("cameras", [{"name": "\ud800", "num_tracklets": 6}], "surrogates"),
     ("cameras", [{"name": "a"}], "'num_tracklets'"),
     ("cameras", [{"name": "a", "num_tracklets": 3}] * 2, "twice"),
     ("cameras", [{"name": "a", "num_tracklets": 7}], "count different tracklets"),
@@ -73,7 +77,7 @@ def test_a_spoiled_dataset_file(dataset_path, field, value, message):
         open_dataset(dataset_path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "\x00\x01"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "\x00\x01", "[" * 100_000])
 def test_a_dataset_file_that_is_no_json(dataset_path, content):
     (dataset_path / "dataset.json").write_text(content)
     with pytest.raises(UserError, match=r"dataset\.json"):
@@ -131,3 +135,14 @@ def test_ten_million_tracklets_open_at_once_in_little_memory(tmp_path):
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     elapsed_s, resident_mb = map(float, out.split())
     assert elapsed_s < 1 and resident_mb < 300
+
+
+@pytest.mark.parametrize(("column", "value"), [("start_s", np.nan), ("end_s", np.inf), ("num_frames", 0)])
+def test_a_manifest_with_impossible_values(dataset_path, column, value):
+    path = dataset_path / "tracklets.parquet"
+    table = pq.read_table(path)
+    values = pa.array([*table[column].to_pylist()[:-1], value], table.schema.field(column).type)
+    at = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(at, table.schema.field(column), values), path)
+    with pytest.raises(UserError, match="without a finite time or without images"):
+        read_manifest(dataset_path)

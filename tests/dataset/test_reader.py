@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -104,3 +105,31 @@ def test_a_shard_that_is_cut_off_or_missing(dataset_path):
 def test_bytes_that_are_no_tar(data):
     with pytest.raises(UserError, match="here: not a whole tracklet: a broken tar header"):
         parse_members(data, "here")
+
+
+@pytest.mark.parametrize("size", [b"-0000001000\0", b"zzzzzzzzzzz\0", b"\0" * 12])
+def test_a_header_whose_size_is_no_number(dataset_path, size):
+    """The checksum holds, so somebody meant it; a negative size must not read for ever."""
+    dataset = open_dataset(dataset_path)
+    header = bytearray(dataset.shard_path(0).read_bytes()[:512])
+    header[124:136] = size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(UserError, match="broken tar header"):
+        parse_members(bytes(header), "a.tar")
+
+
+def test_a_description_that_is_no_mapping_and_a_pipe(dataset_path):
+    dataset = open_dataset(dataset_path)
+    extent = extents(dataset)[0]
+    path = dataset.shard_path(extent[0])
+    content = path.read_bytes()
+    begin = content.index(b'{"camera"', extent[1])
+    end = content.index(b"\0", begin)
+    path.write_bytes(content[:begin] + b"[1]".ljust(end - begin) + content[end:])
+    with pytest.raises(UserError, match="do not form one tracklet"):
+        TrackletReader(dataset).read_sample(*extent)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="shard is missing"):
+        TrackletReader(dataset).read(*extent)

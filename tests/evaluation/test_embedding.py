@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from taudl_dist.dataset import read_manifest
-from taudl_dist.errors import UserError
+from taudl_dist.errors import UsageError, UserError
 from taudl_dist.evaluation.embedding import write_features
 from taudl_dist.evaluation.evaluate import model_digest
 from taudl_dist.evaluation.features import embed
@@ -49,3 +49,10 @@ def test_an_interrupted_write_leaves_nothing(dataset, run, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         write_features(dataset.path, run, tmp_path / "features.parquet")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_and_a_negative_number_of_frames(dataset, run, tmp_path):
+    with pytest.raises(UserError, match=r"exists; choose another name$"):
+        write_features(dataset.path, run, tmp_path, overwrite=True)
+    with pytest.raises(UsageError, match="--frames -1"):
+        write_features(dataset.path, run, tmp_path / "features.parquet", frames=-1)

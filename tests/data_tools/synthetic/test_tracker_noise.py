@@ -85,9 +85,22 @@ def test_two_who_pass_swap_ids():
     assert (np.diff(x)[55:] == -1).all()
 
 
+def test_a_swap_after_a_swap_is_between_those_who_meet():
+    frame, crossing = (grid.ravel() for grid in np.meshgrid(np.arange(LENGTH), np.arange(3), indexing="ij"))
+    x = np.stack([200 + 4 * frame, 680 - 4 * frame, 360 - 4 * frame])[crossing, np.arange(len(frame))]
+    box = np.stack([x, np.full_like(x, 50), x + 40, np.full_like(x, 150)], axis=1).astype(float)
+    truth = CameraTruth(frame=frame, crossing=crossing, person=crossing + 1, box=box, visibility=np.ones(len(frame)))
+    number, frame, x1, _ = _columns(_track(truth, replace(PERFECT, switch_rate=1.0)))  # 0 meets 2, then 1 meets 0
+    steps = [np.diff(x1[number == who][np.argsort(frame[number == who])]) for who in np.unique(number)]
+    assert len(steps) == 3
+    assert max(np.abs(step).max() for step in steps) <= 4
+
+
 def test_false_tracks():
     empty = CameraTruth(**{name: values[:0] for name, values in vars(_truth(1)).items()})
-    table = track(empty, replace(PERFECT, false_rate=6.0), camera="cam1", num_frames=600 * FPS, rng=np.random.default_rng(0))
+    table = track(
+        empty, replace(PERFECT, false_rate=6.0), camera="cam1", num_frames=600 * FPS, rng=np.random.default_rng(0)
+    )
     assert 40 < len(np.unique(table["track"].to_numpy())) < 80
     assert len(_track(empty, PERFECT)) == 0
 
