@@ -92,7 +92,10 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.yaml"
     if path.exists():
         remove_leftovers(out)
-        found = yaml.safe_load(path.read_text())
+        try:
+            found = yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError):
+            raise UserError(f"{path}: damaged; delete {out} and run the command again") from None
         found = found if isinstance(found, dict) else {}
         name = next((name for name in settings if found.get(name) != settings[name]), None)
         if name is not None:

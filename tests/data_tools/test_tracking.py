@@ -132,6 +132,13 @@ def test_other_settings_or_a_foreign_folder_are_refused(
     assert "not made by `taudl track`" in capsys.readouterr().err
 
 
+def test_damaged_settings_are_named(tmp_path: Path, corpus: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "settings.yaml").write_text(": : [")
+    assert main(corpus) == 1
+    assert "settings.yaml: damaged" in capsys.readouterr().err
+
+
 def test_a_damaged_video_does_not_stop_the_others(
     tmp_path: Path, corpus: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
