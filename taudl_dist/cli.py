@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from taudl_dist.errors import UsageError, UserError
 
@@ -48,12 +51,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean `taudl {close[0]}`?" if close else "`taudl --help` lists the commands"
         print(f"taudl: unknown command {name!r}; {hint}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"taudl_dist.commands.{'import_' if name == 'import' else name}")
-    return run_guarded(lambda: module.main(argv[1:]), name)
+
+    def command() -> int | None:
+        module = importlib.import_module(f"taudl_dist.commands.{'import_' if name == 'import' else name}")
+        return module.main(argv[1:])
+
+    return run_guarded(command, name)
 
 
-def run_guarded(command, name: str) -> int:
+def run_guarded(command: Callable[[], int | None], name: str) -> int:
     """Calls `command` and maps what it raises to a message on stderr and an exit code."""
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _frame: Any) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupt)
     try:
         return command() or 0
     except SystemExit as stop:  # tyro leaves this way: 0 after --help, 2 on wrong usage
@@ -64,11 +79,16 @@ def run_guarded(command, name: str) -> int:
     except BrokenPipeError:  # `taudl info | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (UserError, OSError) as error:
+    except (UserError, OSError, UnicodeEncodeError) as error:  # the last: a path that is not UTF-8
         if os.environ.get("TAUDL_DEBUG"):
             raise
         print(f"taudl {name}: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except Exception:
+        if not interrupts:
+            raise
+        print(f"taudl {name}: interrupted", file=sys.stderr)  # some libraries turn Ctrl-C into an error of their own
+        return 130
 
 
 def _overview() -> str:

@@ -29,7 +29,7 @@ class DemoArgs:
     """Processes for rendering, sharding and training."""
     seed: int = 7
     """Decides the synthetic world and the training run."""
-    steps: int = 260
+    steps: int = 700
     """Training steps."""
 
 
@@ -56,7 +56,7 @@ def demo_stages(args: DemoArgs) -> list[tuple[str, list[str]]]:
     stages = [
         (
             "people walk past cameras: videos, a tracker's output, and the truth for evaluation",
-            ["synth", "--out", world, "--seed", seed, "--cameras", "4", "--people", "120", "--seconds", "240"],
+            ["synth", "--out", world, "--seed", seed, "--cameras", "4", "--people", "200", "--seconds", "340"],
         ),
         (
             "sparse space-time tracklets (SSTT), cropped and sharded",
@@ -68,12 +68,12 @@ def demo_stages(args: DemoArgs) -> list[tuple[str, list[str]]]:
         (
             "TAUDL on batches decoded by DALI, through Ray Train",
             ["train", "--data", data, "--out", run, "--workers", workers, "--seed", seed, "--steps", str(args.steps),
-             "--launcher", "ray", "--model", "small", "--batch.images", "192", "--batch.height", "128",
-             "--batch.width", "64"],
+             "--launcher", "ray", "--model", "small", "--batch.images", "64", "--batch.height", "128", "--batch.width", "64",
+             "--optim.lr", "1e-3", "--optim.decay-start", "0.75", "--checkpoint.every", "100"],
         ),
         (
             "people never seen in training: TAUDL beside a colour histogram and the untrained network",
-            ["evaluate", "--data", data, "--model", run, "--baselines", "--report", out / "report.html"],
+            ["evaluate", "--data", data, "--model", run, "--frames", "4", "--baselines", "--report", out / "report.html"],
         ),
     ]  # fmt: skip
     done = {
