@@ -29,7 +29,7 @@ format: install
 	$(BIN)/ruff format .
 
 bench: install
-	$(BIN)/python -m benchmarks.run_all
+	$(BIN)/python benchmarks/ccta.py
 
 install: $(INSTALLED)
 

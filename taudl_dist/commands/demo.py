@@ -43,7 +43,8 @@ def main(argv: Sequence[str]) -> int:
     log("")
     print(f"report  {out / 'report.html'}")
     print(f"run     {out / 'run'}")
-    print(f"mlflow  {out / 'mlflow.db'}   (look: mlflow ui --backend-store-uri sqlite:///{out / 'mlflow.db'})")
+    store = f"sqlite:///{(out / 'mlflow.db').resolve()}"
+    print(f"mlflow  {store}   (look: {Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {store})")
     print(f"time    {time.monotonic() - started:.0f} s")
     return 0
 
