@@ -231,7 +231,7 @@ def resolve(base: dict[str, Any]) -> Config:
         UsageError: an unknown key or a value of the wrong type, with its dotted name.
     """
     recipe = base.get("recipe", Config.recipe)
-    if recipe not in RECIPES:
+    if not isinstance(recipe, str) or recipe not in RECIPES:
         raise UsageError(f"recipe {recipe!r}: expected one of {', '.join(RECIPES)}")
     return from_dict(Config, merge(RECIPES[recipe], base))
 

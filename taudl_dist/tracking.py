@@ -38,8 +38,9 @@ def tracking_uri(config: Config) -> str | None:
     if not uri:
         return f"sqlite:///{Path(config.out).resolve().parent / 'mlflow.db'}"
     if uri.split(":")[0].split("+")[0] not in _SCHEMES or ":" not in uri:
+        source = "tracking.uri" if config.tracking.uri else "MLFLOW_TRACKING_URI"
         raise UsageError(
-            f"tracking.uri {uri!r}: expected `none`, sqlite:///FILE, or the address of an MLflow server (http://HOST:PORT);"
+            f"{source} {uri!r}: expected `none`, sqlite:///FILE, or the address of an MLflow server (http://HOST:PORT);"
             " MLflow no longer keeps runs in plain folders"
         )
     return uri
@@ -58,7 +59,7 @@ def start(config: Config, info: Mapping[str, Any]) -> dict[str, Any] | None:
     if uri is None:
         return None
     old = info["mlflow"]
-    with _tolerated(f"MLflow at {uri} is out of reach; it is tried again when training ends"):
+    with _tolerated(f"MLflow at {uri} is out of reach; the run is not in it so far"):
         client = _client(uri)
         if old and old["uri"] == uri:
             client.update_run(old["run_id"], status="RUNNING")
@@ -184,7 +185,9 @@ def log_evaluation(
         The MLflow run id; None where the run is not tracked or its server is out of reach (then a warning is on stderr).
     """
     info_path = Path(run_folder) / "run.json"
-    place = json.loads(info_path.read_text())["mlflow"] if info_path.is_file() else None
+    place = None
+    with _tolerated(f"{info_path} is not what a run wrote; the evaluation is not in MLflow"):
+        place = json.loads(info_path.read_text())["mlflow"] if info_path.is_file() else None
     if place is None:
         return None
     if step is None:

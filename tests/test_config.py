@@ -32,6 +32,7 @@ def test_every_recipe_resolves_and_survives_a_round_trip(recipe: str):
         ({"steps": 0}, "steps: found 0, expected at least 1"),
         ({"batch": 5}, "config batch: found 5, expected a mapping"),
         ({"recipe": "mine"}, "recipe 'mine': expected one of"),
+        ({"recipe": ["best"]}, "expected one of"),
         ({"optim": {"lr": float("nan")}}, "optim.lr: found nan"),
         ({"model": {"name": "vgg"}}, "model.name: found 'vgg', expected one of"),
         ({"recipe": "jcc", "loss": {"pctd_reduction": "camera_sum"}}, "has no meaning"),

@@ -134,3 +134,9 @@ def test_uri(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_an_untracked_run_folder_has_nothing_to_attach_to(tmp_path: Path) -> None:
     assert tracking.log_evaluation(tmp_path, {"rank1": 1.0}, dataset_digest="d") is None
+
+
+def test_a_damaged_run_json_costs_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_text("{")
+    assert tracking.log_evaluation(tmp_path, {"rank1": 1.0}, dataset_digest="d") is None
+    assert "run.json is not what a run wrote" in capsys.readouterr().err

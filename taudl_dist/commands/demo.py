@@ -89,7 +89,12 @@ def demo_stages(args: DemoArgs) -> list[tuple[str, list[str]]]:
 
 def _run(purpose: str, stage: list[str]) -> None:
     log(f"\n# {purpose}\n$ taudl {shlex.join(stage)}")
-    code = subprocess.run([sys.executable, "-m", "taudl_dist.cli", *stage], check=False).returncode
+    process = subprocess.Popen([sys.executable, "-m", "taudl_dist.cli", *stage])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # the stage got it too, and may have a state to save
+        process.wait()
+        raise
     if code:
         raise UserError(f"`taudl {stage[0]}` ended with exit code {code}; its message stands above. "
                         "Run the demo again to go on from here")  # fmt: skip

@@ -91,7 +91,11 @@ def _underneath(tokens: list[str], overrides: dict[str, Any]) -> dict[str, Any]:
     saved = Path(str(out)) / "config.yaml"
     if ("--resume" in tokens or settings.get("resume")) and out and saved.is_file():
         run = load_yaml(saved)
-        run = {key: value for key, value in run.items() if key not in ("resume", "stop_at", "out")}
+        forgotten = {"resume", "stop_at", "out"}
+        recipe = given["recipe"] or settings.get("recipe")
+        if recipe and recipe != run.get("recipe"):
+            forgotten.add("loss")  # another recipe decides it anew
+        run = {key: value for key, value in run.items() if key not in forgotten}
         settings = merge(run, settings)
     return {**settings, "recipe": given["recipe"]} if given["recipe"] else settings
 

@@ -20,7 +20,7 @@ VERSION = 1
 
 def save_model(model: ReidModel, folder: str | Path, extra: dict[str, Any]) -> None:
     """Writes weights and description into a folder, each complete or not at all; `extra` joins the description."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = Path(folder)
     height, width = model.image_size
@@ -29,7 +29,8 @@ def save_model(model: ReidModel, folder: str | Path, extra: dict[str, Any]) -> N
         "batch_norm": model.batch_norm, "height": height, "width": width, "mean": IMAGE_MEAN, "std": IMAGE_STD, **extra,
     }  # fmt: skip
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    _replace(folder / "model.safetensors", lambda path: save_file(state, path))
+    # not save_file: it makes a file that others cannot read, and wraps a full disk in an error of its own
+    _replace(folder / "model.safetensors", lambda path: path.write_bytes(save(state)))
     _replace(folder / "model.json", lambda path: path.write_text(json.dumps(facts, indent=2) + "\n"))
 
 

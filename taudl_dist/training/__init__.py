@@ -36,16 +36,16 @@ def train(config: Config) -> Path:
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """What a finished run came to: its folder, steps, last losses and MLflow run."""
+    """What a finished run came to: its folder, steps, MLflow run, and last losses if metrics.jsonl still has them."""
     import json
 
     from taudl_dist.training.run_folder import RunFolder
 
     folder = RunFolder(path=Path(run))
-    last = json.loads(folder.metrics.read_text().splitlines()[-1])
-    mlflow = folder.info()["mlflow"]
-    losses = {key: last[key] for key in ("loss", "pctd", "ccta")}
-    return {"run": str(run), "steps": last["step"] + 1, **losses, "mlflow": mlflow}
+    info, lines = folder.info(), folder.metrics.read_text().splitlines()
+    last = json.loads(lines[-1]) if lines else {}
+    losses = {key: last[key] for key in ("loss", "pctd", "ccta") if key in last}
+    return {"run": str(run), "steps": info["outcome"]["step"], **losses, "mlflow": info["mlflow"]}
 
 
 __all__ = ["Interrupted", "summary", "train"]

@@ -10,6 +10,7 @@ would silently go back in time. The name carries the attempt, so a worker that o
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -126,8 +127,9 @@ def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         raise UserError(f"{bad} is not finite, so no checkpoint was written; {diverged_remedy()}")
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:  # a full disk arrives in this wrapping
-        raise OSError(f"{path}: {error}") from None
+    except SafetensorError as error:  # wraps a full disk, whose number tells the Ray driver not to try again
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from None
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
@@ -143,7 +145,8 @@ def diverged_remedy() -> str:
 def _read_complete(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     try:
         complete = json.loads((path / COMPLETE).read_text())
-        found = {key: complete[key] for key in ("format", "version", "step", "files")}
+        found = {key: complete[key] for key in ("format", "version", "step")}
+        complete["files"]["backbone.safetensors"]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(
             f"checkpoint {path / COMPLETE}: not readable as written ({error!r}); delete the folder {path}"

@@ -120,7 +120,9 @@ def _launcher(config: Config) -> str:
     group = launched_size()
     if group is not None and config.launcher != "ray":
         if config.workers != "1" and not low <= group <= high:
-            raise UsageError(f"--workers {config.workers}, but torchrun started {group} processes; drop --workers")
+            raise UsageError(
+                f"--workers {config.workers}, but torchrun started {group} processes; give --workers {group}"
+            )
         return "process"
     if config.launcher == "process" and high > 1:
         raise UsageError(

@@ -18,21 +18,16 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, *, start: int) -> None:
-        self.last: dict[str, Any] | None = None
-        """The newest line."""
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         kept = [line for line in lines if _step_of(line) < start]
         if kept != lines or not path.exists():
             write_text(path, "".join(f"{line}\n" for line in kept))
-        if kept:
-            self.last = json.loads(kept[-1])
         self._file = path.open("a")
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends a step; numbers stand in full."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        self.last = row
 
     def sync(self) -> None:
         """To disk, before a checkpoint says that these steps are done."""

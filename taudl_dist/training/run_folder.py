@@ -51,8 +51,24 @@ class RunFolder:
         return self.path / "stop"
 
     def info(self) -> dict[str, Any]:
-        """The contents of run.json."""
-        return json.loads((self.path / "run.json").read_text())
+        """The contents of run.json.
+
+        Raises:
+            UserError: it is not what a run wrote.
+        """
+        path = self.path / "run.json"
+        try:
+            info = json.loads(path.read_text())
+            found = info["format"], info["version"], info["dataset"]["digest"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: not readable as written ({error!r}); start a new run with another --out"
+            ) from None
+        if found[:2] != (FORMAT, VERSION):
+            raise UserError(
+                f"{path}: found format {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version {VERSION}"
+            )
+        return info
 
     def update(self, **changes: Any) -> None:
         """Replaces entries of run.json."""
@@ -88,8 +104,8 @@ def open_run(config: Config, *, dataset_digest: str, workers: tuple[int, int]) -
         info = _continued(run, config, info)
     run.path.mkdir(parents=True, exist_ok=True)
     run.stop.unlink(missing_ok=True)
-    write_json(run.path / "run.json", info)
     write_config(run, config)
+    write_json(run.path / "run.json", info)  # last: it says that there is a run to go on with
     return run
 
 
@@ -135,8 +151,7 @@ def _continued(run: RunFolder, config: Config, info: dict[str, Any]) -> dict[str
     from taudl_dist.training.checkpoint import newest, step_of
 
     old = run.info()
-    before = decisive(resolve(load_yaml(run.path / "config.yaml")))
-    now = decisive(config)
+    before, now = decisive(_saved_config(run)), decisive(config)
     changed = [key for key in now if before.get(key) != now[key]]
     digests = old["dataset"]["digest"], info["dataset"]["digest"]
     checkpoint = newest(run.checkpoints)
@@ -161,7 +176,19 @@ def _continued(run: RunFolder, config: Config, info: dict[str, Any]) -> dict[str
         log(
             f"resuming with steps {before['steps']} -> {config.steps}: the learning rate's schedule spans the new number of steps"
         )
-    return {**info, "mlflow": old["mlflow"], "attempts": old["attempts"]}
+    mlflow = old["mlflow"]
+    if mlflow and changed:  # the model logged at the end of the old steps is not the one this run will end with
+        mlflow = {**mlflow, "model_id": None}
+    return {**info, "mlflow": mlflow, "attempts": old["attempts"]}
+
+
+def _saved_config(run: RunFolder) -> Config:
+    try:
+        return resolve(load_yaml(run.path / "config.yaml"))
+    except UserError as error:
+        raise UserError(
+            f"--resume: {run.path / 'config.yaml'} is not what the run wrote ({error}); start a new run with another --out"
+        ) from None
 
 
 def code_version() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from taudl_dist.batches.pipeline import MEAN, STD, CorruptImageError, DecodePipeline, jpeg_size
 from taudl_dist.errors import UserError
+from taudl_dist.model import backbone
 
 WHOLE = np.array([0, 0, 1, 1], np.float32)
 
@@ -131,3 +132,7 @@ def test_gpu_graph_agrees_with_cpu(pipeline):
     on_gpu = decode(DecodePipeline(8, 64, 32, "cuda"), jpegs, windows, flips)
     assert on_gpu.is_cuda
     assert (on_gpu.cpu() - decode(pipeline, jpegs, windows, flips)).abs().mean() < 0.05
+
+
+def test_the_model_file_states_what_images_were_normalised_with() -> None:
+    assert (MEAN, STD) == (backbone.IMAGE_MEAN, backbone.IMAGE_STD)

@@ -8,7 +8,7 @@ import pytest
 
 from taudl_dist.cli import main
 from taudl_dist.commands.train import parse_config
-from taudl_dist.config import Config, flatten, to_dict
+from taudl_dist.config import Config, flatten, resolve, to_dict
 
 FILE = "recipe: pctd\nseed: 3\nworkers: 2\noptim: {lr: 1e-3, clip_norm: 5}\nloss: {sigma: 3}\n"
 
@@ -66,6 +66,16 @@ def test_a_resumed_run_needs_only_its_folder(tmp_path: Path, capsys: pytest.Capt
     config = parse_config(["--out", str(tmp_path), "--resume", "--workers", "2"])
     assert (config.seed, config.model.name, config.workers, config.resume, config.stop_at) == (5, "small", "2", True, 0)
     assert parse_config(["--out", str(tmp_path)]).seed == 0
+
+
+def test_a_run_resumed_under_another_recipe_has_the_losses_of_that_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--print-config", "--recipe", "official-code", "--seed", "5"]) == 0
+    (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
+    for words in (["--recipe", "pctd"], ["recipe=pctd"]):
+        config = parse_config(["--out", str(tmp_path), "--resume", *words])
+        assert (config.seed, config.recipe, config.loss) == (5, "pctd", resolve({"recipe": "pctd"}).loss)
 
 
 def test_printed_config_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

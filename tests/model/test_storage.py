@@ -32,16 +32,17 @@ def test_round_trip(dtype: torch.dtype, tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "model.json").read_text())
     assert (facts["step"], facts["dataset_digest"], facts["name"]) == (12, "abc", "small")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # whoever may read one may read the other
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(trained(), tmp_path, {"step": 1})
 
-    def full(_: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    def full(path: Path, _: bytes) -> None:
+        path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         save_model(trained(), tmp_path, {"step": 2})
     assert load_model(tmp_path).name == "small"

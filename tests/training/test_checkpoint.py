@@ -1,6 +1,8 @@
 """Checkpoints: what is saved comes back at any number of workers; damage and foreign state are refused by name."""
 
+import errno
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -143,6 +145,7 @@ DAMAGE = {
     "another plan": (lambda path: _edit(path, plan_version=2), "plan_version"),
     "another seed": (lambda path: _edit(path, seed=5), "seed"),
     "another format": (lambda path: _edit(path, version=9), "version 9"),
+    "a file not listed": (lambda path: _edit(path, files={}), "not readable.*backbone.safetensors"),
     "no JSON": (lambda path: (path / checkpoint.COMPLETE).write_text("{"), "not readable"),
 }
 
@@ -187,19 +190,15 @@ def test_weights_that_are_not_finite_are_not_saved_over_good_ones(tmp_path: Path
     assert [checkpoint.step_of(path) for path in tmp_path.iterdir()] == [1]
 
 
-def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_half_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import safetensors.torch
-
+def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_half_written(tmp_path: Path) -> None:
     old = _save_as(1, tmp_path, step=1)
-
-    def full(_: object, path: Path) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
-        _save_as(1, tmp_path, step=2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))  # the system refuses the write, as a full disk would
+    try:
+        with pytest.raises(OSError, match="safetensors") as caught:
+            _save_as(1, tmp_path, step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
     assert list(tmp_path.iterdir()) == [old]
     shutil.rmtree(old)

