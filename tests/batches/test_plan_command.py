@@ -8,8 +8,6 @@ import pytest
 from taudl_dist import cli
 from taudl_dist.dataset import open_dataset
 
-pytest.importorskip("taudl_dist.parallel.owners")
-
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory, write_dataset):

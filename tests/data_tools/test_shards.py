@@ -91,8 +91,7 @@ def test_any_camera_name_is_safe_and_stays_itself(tmp_path, camera):
 
 def test_dali_reads_the_index(tmp_path):
     """The index beside each tar is the one DALI's own webdataset reader takes."""
-    fn = pytest.importorskip("nvidia.dali.fn")
-    from nvidia.dali import pipeline_def
+    from nvidia.dali import fn, pipeline_def
 
     out = write(tmp_path / "out", some(3))
     tars = sorted((out / "shards").glob("*.tar"))
