@@ -13,7 +13,7 @@ from torch import nn
 
 from taudl_dist.errors import UserError
 from taudl_dist.model import update_running_statistics
-from taudl_dist.model.batch_norm import BatchLayout, GroupBatchNorm, convert_batch_norm, set_group_sizes
+from taudl_dist.model.batch_norm import BatchLayout, GroupBatchNorm, _normalise, convert_batch_norm, set_group_sizes
 from tests.parallel.processes import run_groups
 
 SHAPES = [(5,), (5, 4, 3)]
@@ -71,6 +71,28 @@ def test_each_group_has_torchs_batch_norm(shape: Sequence[int]) -> None:
         expected = torch.stack([getattr(reference, name) for reference in references]).mean(0)
         torch.testing.assert_close(getattr(ours, name), expected, rtol=1e-13, atol=0)
     assert ours.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("sizes", [(3, 3, 3), (2, 2, 3, 2), (4, 2, 3)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_groups_merged_by_a_compiler_have_the_same_numbers(shape: Sequence[int], sizes: Sequence[int]) -> None:
+    """Also the path of small groups on a GPU."""
+    alone, compiled = layer("group", sizes), layer("group", sizes)
+    compiled.compile(backend="aot_eager", fullgraph=True)
+    x, slope = images(shape)
+    for mine, theirs in zip(apply(compiled, x, slope), apply(alone, x, slope)):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(compiled.pending, alone.pending, rtol=1e-13, atol=0)
+
+
+def test_merging_keeps_channels_last_and_low_precision() -> None:
+    x = images((5, 4, 3))[0].bfloat16().contiguous(memory_format=torch.channels_last)
+    ours = layer("group", (3, 3, 3)).float()
+    output, means, _ = _normalise(x, ours.weight, ours.bias, groups=3, eps=ours.eps)
+    assert means.dtype == torch.float32
+    assert output.is_contiguous(memory_format=torch.channels_last)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output, ours(x), rtol=2**-7, atol=2**-6)
 
 
 @pytest.mark.parametrize("mode", ["group", "sync"])
