@@ -116,13 +116,11 @@ class BatchPlan:
 
     def groups(self, step: int) -> list[Group]:
         """The groups of a step, in the order of the global batch."""
-        camera, labels = self._tracklets(step)
+        camera, rows = self.tracklets(step)
         training, frames_per_tracklet = self.dataset.training, self.config.batch.frames
-        rows = (
-            training.camera_offsets[self.cameras[camera]] + labels
-        )  # a camera's rows are in order of its labels 0..M_c-1
+        labels = rows - training.camera_offsets[camera]
         frames = choose_frames(
-            training.num_frames[rows].astype(np.int64),
+            training.take("num_frames", rows).astype(np.int64),
             uniforms((len(rows), frames_per_tracklet), key=self._draw_key, step=step, purpose="frames"),
         )
         draws = draw_augmentation(frames.size, self.config.augment, key=self._draw_key, step=step)
@@ -132,7 +130,7 @@ class BatchPlan:
             part, images = slice(start, stop), slice(start * frames_per_tracklet, stop * frames_per_tracklet)
             group = Group(
                 index=len(groups),
-                camera=int(self.cameras[camera[start]]),
+                camera=int(camera[start]),
                 slots=slots[part],
                 rows=rows[part],
                 labels=labels[part],
@@ -142,8 +140,8 @@ class BatchPlan:
             groups.append(group)
         return groups
 
-    def _tracklets(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Position in `cameras` and label of each tracklet of a step, camera by camera."""
+    def tracklets(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Camera and row of the training index of each tracklet of a step, in the order of the global batch."""
         cameras, visits = draw(
             np.array([step]), np.array([len(self.cameras)]), np.array([self.cameras_per_step]), self._camera_key
         )
@@ -151,7 +149,9 @@ class BatchPlan:
         take = self._take[chosen]
         labels, _ = draw(visits[0], self._sizes[chosen], take, self._tracklet_keys[chosen])
         present = np.arange(labels.shape[1]) < take[:, None]
-        return np.repeat(chosen, take), labels[present]
+        # a camera's rows are in order of its labels 0..M_c-1
+        rows = self.dataset.training.camera_offsets[self.cameras[chosen], None] + labels
+        return np.repeat(self.cameras[chosen], take), rows[present]
 
     def _bounds(self, camera: NDArray[np.int64]) -> list[tuple[int, int]]:
         """First and last + 1 tracklet of each group: a camera's visit in near-equal contiguous parts."""

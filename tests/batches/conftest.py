@@ -13,7 +13,7 @@ from PIL import Image
 from webdataset import TarWriter
 
 from taudl_dist.dataset import open_dataset
-from taudl_dist.dataset.index import write_index
+from taudl_dist.dataset.index import TrainingIndex, write_index
 
 
 def _index_in_memory(sizes, *, digest="0" * 64, num_frames=None):
@@ -22,7 +22,11 @@ def _index_in_memory(sizes, *, digest="0" * 64, num_frames=None):
     label = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
     if num_frames is None:
         num_frames = np.random.default_rng(0).integers(1, 17, offsets[-1], dtype=np.int32)
-    training = SimpleNamespace(camera_offsets=offsets, label=label.astype(np.int32), num_frames=num_frames)
+    unread = np.zeros(0, np.int64)
+    training = TrainingIndex(
+        camera_offsets=offsets, label=label.astype(np.int32), num_frames=num_frames,
+        shard=unread, offset=unread, length=unread,
+    )  # fmt: skip
     return SimpleNamespace(digest=digest, training=training, cameras=[f"cam{c + 1}" for c in range(len(sizes))])
 
 

@@ -84,8 +84,8 @@ def test_five_thousand_cameras(make_plan):
     plan = make_plan(sizes, cameras=48)
     seen = Counter()
     for step in range(2 * 625):  # gcd(5000, 48) = 8: 625 steps are 6 rounds
-        camera, labels = plan._tracklets(step)
-        assert len(np.unique(camera * 40 + labels)) == len(labels)
+        camera, rows = plan.tracklets(step)
+        assert len(np.unique(rows)) == len(rows)
         cameras = camera[np.flatnonzero(np.diff(camera, prepend=-1))]
         assert len(np.unique(cameras)) == 48
         seen.update(cameras.tolist())
