@@ -130,9 +130,9 @@ class DecodePipeline:
 
         (images,) = pipeline.run(
             jpegs=[np.frombuffer(jpeg, np.uint8) for jpeg in jpegs],
-            anchors=list(windows[:, :2]),
-            shapes=list(windows[:, 2:]),
-            flips=list(flips),
+            anchors=windows[:, :2].copy(),
+            shapes=windows[:, 2:].copy(),
+            flips=flips,
         )
         batch = torch.from_dlpack(images.as_tensor())
         if self._stream is None:
