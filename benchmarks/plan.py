@@ -174,8 +174,7 @@ def coverage(folder: Path, *, tracklets_per_camera: int = 64) -> dict[str, Any]:
     steps = -(-int(np.median(sizes)) // tracklets_per_camera)
     seen = np.zeros(len(dataset.training), np.uint16)
     for step in range(steps):
-        _, rows = plan.tracklets(step)
-        seen[rows] += 1  # rows do not repeat in a batch
+        seen[plan.layout(step).rows] += 1  # rows do not repeat in a batch
     active = np.flatnonzero(sizes)
     bounds = dataset.training.camera_offsets[active]
     most, least = np.maximum.reduceat(seen, bounds), np.minimum.reduceat(seen, bounds)

@@ -17,15 +17,21 @@ _PURPOSES = {"frames": 0, "augment": 1}
 
 
 def uniforms(
-    shape: tuple[int, int], *, key: NDArray[np.uint64], step: int, purpose: Literal["frames", "augment"]
+    shape: tuple[int, int],
+    *,
+    key: NDArray[np.uint64],
+    step: int,
+    purpose: Literal["frames", "augment"],
+    first: int = 0,
 ) -> NDArray[np.float64]:
-    """Numbers in [0, 1), shape (slots, draws per slot); row s is the same whatever the number of rows.
+    """Numbers in [0, 1), shape (slots, draws per slot), of the slots from `first` on; a slot's do not depend on how many are asked for.
 
     Philox with the 128-bit key and the counter (block, step, purpose); raw integers, because their stream never changes
     with the version of numpy.
     """
-    generator = np.random.Philox(key=key, counter=[0, 0, step, _PURPOSES[purpose]])
-    raw = generator.random_raw(shape[0] * shape[1]).reshape(shape)
+    block, skipped = divmod(first * shape[1], 4)  # a block of the counter gives four numbers
+    generator = np.random.Philox(key=key, counter=[block, 0, step, _PURPOSES[purpose]])
+    raw = generator.random_raw(skipped + shape[0] * shape[1])[skipped:].reshape(shape)
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -71,9 +77,11 @@ def concatenate(parts: Sequence[Draws]) -> Draws:
     )
 
 
-def draw_augmentation(num_images: int, config: AugmentConfig, *, key: NDArray[np.uint64], step: int) -> Draws:
-    """The draws of all images of a step."""
-    u = uniforms((num_images, 4 * TRIES + 1), key=key, step=step, purpose="augment")
+def draw_augmentation(
+    num_images: int, config: AugmentConfig, *, key: NDArray[np.uint64], step: int, first: int = 0
+) -> Draws:
+    """The draws of the images `first`, `first` + 1, ... of a step."""
+    u = uniforms((num_images, 4 * TRIES + 1), first=first, key=key, step=step, purpose="augment")
     tries = u[:, :-1].reshape(num_images, 4, TRIES)
     low = np.array([config.min_area, config.min_aspect, 0, 0])
     high = np.array([1, config.max_aspect, 1, 1])

@@ -57,6 +57,40 @@ class Group:
         return self.frames.size
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Which tracklets stand where in a global batch: all that a worker has to know of the others' shares."""
+
+    step: int
+    num_cameras: int
+    """Cameras present, C."""
+    cameras: NDArray[np.int64]
+    """(N,) index into the dataset's cameras."""
+    rows: NDArray[np.int64]
+    """(N,) rows of the training index."""
+    labels: NDArray[np.int64]
+    """(N,) labels within their camera."""
+    edges: NDArray[np.int64]
+    """(G + 1,) the first tracklet of each group, and N."""
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.edges) - 1
+
+    def runs(self, world_size: int) -> list[range]:
+        """The groups of each worker: contiguous, differing by at most one group.
+
+        Raises:
+            UsageError: more workers than groups.
+        """
+        check_world_size(self.num_groups, self.num_cameras, world_size)
+        return _runs(self.num_groups, world_size)
+
+    def rank_tracklets(self, world_size: int) -> tuple[int, ...]:
+        """Tracklets of each worker."""
+        return tuple(int(self.edges[run.stop] - self.edges[run.start]) for run in self.runs(world_size))
+
+
 class BatchPlan:
     """The batches of a training run.
 
@@ -116,52 +150,64 @@ class BatchPlan:
 
     def groups(self, step: int) -> list[Group]:
         """The groups of a step, in the order of the global batch."""
-        camera, rows = self.tracklets(step)
-        training, frames_per_tracklet = self.dataset.training, self.config.batch.frames
-        labels = rows - training.camera_offsets[camera]
-        frames = choose_frames(
-            training.take("num_frames", rows).astype(np.int64),
-            uniforms((len(rows), frames_per_tracklet), key=self._draw_key, step=step, purpose="frames"),
-        )
-        draws = draw_augmentation(frames.size, self.config.augment, key=self._draw_key, step=step)
-        slots = np.arange(len(rows))
-        groups: list[Group] = []
-        for start, stop in self._bounds(camera):
-            part, images = slice(start, stop), slice(start * frames_per_tracklet, stop * frames_per_tracklet)
-            group = Group(
-                index=len(groups),
-                camera=int(camera[start]),
-                slots=slots[part],
-                rows=rows[part],
-                labels=labels[part],
-                frames=frames[part],
-                draws=draws[images],
-            )
-            groups.append(group)
-        return groups
+        layout = self.layout(step)
+        return self.draw(layout, range(layout.num_groups))
 
-    def tracklets(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Camera and row of the training index of each tracklet of a step, in the order of the global batch."""
+    def share(self, step: int, *, rank: int, world_size: int) -> tuple[list[Group], Layout]:
+        """One worker's groups and the whole batch's layout, without drawing frames and crops for the other workers.
+
+        Raises:
+            UsageError: more workers than groups.
+        """
+        layout = self.layout(step)
+        return self.draw(layout, layout.runs(world_size)[rank]), layout
+
+    def layout(self, step: int) -> Layout:
+        """What the global batch of a step consists of."""
         cameras, visits = draw(
             np.array([step]), np.array([len(self.cameras)]), np.array([self.cameras_per_step]), self._camera_key
         )
         chosen = cameras[0]
         take = self._take[chosen]
         labels, _ = draw(visits[0], self._sizes[chosen], take, self._tracklet_keys[chosen])
-        present = np.arange(labels.shape[1]) < take[:, None]
-        # a camera's rows are in order of its labels 0..M_c-1
-        rows = self.dataset.training.camera_offsets[self.cameras[chosen], None] + labels
-        return np.repeat(self.cameras[chosen], take), rows[present]
+        camera = np.repeat(self.cameras[chosen], take)
+        label = labels[np.arange(labels.shape[1]) < take[:, None]]
+        return Layout(
+            step=step,
+            num_cameras=self.cameras_per_step,
+            cameras=camera,
+            rows=self.dataset.training.camera_offsets[camera] + label,  # in order of labels 0..M_c-1 within a camera
+            labels=label,
+            edges=_edges(take, self.config.batch.groups_per_camera),
+        )
 
-    def _bounds(self, camera: NDArray[np.int64]) -> list[tuple[int, int]]:
-        """First and last + 1 tracklet of each group: a camera's visit in near-equal contiguous parts."""
-        starts = np.flatnonzero(np.diff(camera, prepend=-1))
-        bounds: list[tuple[int, int]] = []
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(camera)]):
-            parts = min(self.config.batch.groups_per_camera, stop - start)
-            edges = [start + (stop - start) * part // parts for part in range(parts + 1)]
-            bounds += itertools.pairwise(edges)
-        return bounds
+    def draw(self, layout: Layout, groups: range) -> list[Group]:
+        """Some consecutive groups of a batch, with their frames, crops and flips."""
+        edges = layout.edges[groups.start : groups.stop + 1].tolist()
+        first, stop, frames_per_tracklet = edges[0], edges[-1], self.config.batch.frames
+        key, step = self._draw_key, layout.step
+        frames = choose_frames(
+            self.dataset.training.take("num_frames", layout.rows[first:stop]).astype(np.int64),
+            uniforms((stop - first, frames_per_tracklet), first=first, key=key, step=step, purpose="frames"),
+        )
+        draws = draw_augmentation(
+            frames.size, self.config.augment, first=first * frames_per_tracklet, key=key, step=step
+        )
+        slots = np.arange(first, stop)
+        made: list[Group] = []
+        for index, (start, end) in zip(groups, itertools.pairwise(edges)):
+            part = slice(start - first, end - first)
+            group = Group(
+                index=index,
+                camera=int(layout.cameras[start]),
+                slots=slots[part],
+                rows=layout.rows[start:end],
+                labels=layout.labels[start:end],
+                frames=frames[part],
+                draws=draws[part.start * frames_per_tracklet : part.stop * frames_per_tracklet],
+            )
+            made.append(group)
+        return made
 
     def _check_groups(self) -> None:
         batch, n = self.config.batch, self.tracklets_per_camera
@@ -187,8 +233,20 @@ def split_groups(groups: Sequence[Group], world_size: int) -> list[list[Group]]:
         UsageError: more workers than groups.
     """
     check_world_size(len(groups), len({group.camera for group in groups}), world_size)
-    edges = [len(groups) * rank // world_size for rank in range(world_size + 1)]
-    return [list(groups[start:stop]) for start, stop in itertools.pairwise(edges)]
+    return [list(groups[run.start : run.stop]) for run in _runs(len(groups), world_size)]
+
+
+def _runs(num_groups: int, world_size: int) -> list[range]:
+    edges = [num_groups * rank // world_size for rank in range(world_size + 1)]
+    return [range(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+def _edges(take: NDArray[np.int64], groups_per_camera: int) -> NDArray[np.int64]:
+    """Where groups start, and the end of the last: each camera's `take` tracklets in near-equal contiguous parts."""
+    parts = np.minimum(take, groups_per_camera)
+    part = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    starts = np.repeat(np.cumsum(take) - take, parts) + np.repeat(take, parts) * part // np.repeat(parts, parts)
+    return np.append(starts, take.sum())
 
 
 def check_world_size(num_groups: int, num_cameras: int, world_size: int) -> None:

@@ -21,6 +21,13 @@ def test_a_slot_has_the_same_numbers_in_batches_of_any_size():
     assert (augmentation(2).tries == augmentation(9).tries[:2]).all()
 
 
+@pytest.mark.parametrize("width", [1, 3, 4, 41])
+@pytest.mark.parametrize("first", [0, 1, 2, 5, 49])
+def test_slots_can_be_drawn_apart(first, width):
+    whole = uniforms((50, width), key=KEY, step=5, purpose="augment")
+    assert (uniforms((50 - first, width), first=first, key=KEY, step=5, purpose="augment") == whole[first:]).all()
+
+
 def test_key_step_and_purpose_each_change_the_numbers():
     kinds = [
         (KEY, 5, "frames"),

@@ -84,7 +84,8 @@ def test_five_thousand_cameras(make_plan):
     plan = make_plan(sizes, cameras=48)
     seen = Counter()
     for step in range(2 * 625):  # gcd(5000, 48) = 8: 625 steps are 6 rounds
-        camera, rows = plan.tracklets(step)
+        layout = plan.layout(step)
+        camera, rows = layout.cameras, layout.rows
         assert len(np.unique(rows)) == len(rows)
         cameras = camera[np.flatnonzero(np.diff(camera, prepend=-1))]
         assert len(np.unique(cameras)) == 48
@@ -130,6 +131,25 @@ def test_workers_share_the_same_groups_in_order(make_plan, world_size, step):
     assert content([group for run in runs for group in run]) == content(groups)
     sizes = [len(run) for run in runs]
     assert max(sizes) - min(sizes) <= 1 and min(sizes) >= 1
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize(
+    ("sizes", "batch"), [([40] * 6, {"groups_per_camera": 2}), ([5, 1, 9, 0, 30, 2, 2, 2, 7, 3], {})]
+)
+def test_a_share_is_what_the_whole_batch_has_there(make_plan, sizes, batch, world_size):
+    plan = make_plan(sizes, images=96, **batch)
+    for step in (0, 7, 10**6):
+        groups = plan.groups(step)
+        runs = split_groups(groups, world_size)
+        shares = [plan.share(step, rank=rank, world_size=world_size) for rank in range(world_size)]
+        assert [content(share) for share, _ in shares] == [content(run) for run in runs]
+        for _, layout in shares:
+            assert layout.rank_tracklets(world_size) == tuple(sum(len(g.rows) for g in run) for run in runs)
+            assert layout.rows.tolist() == [row for g in groups for row in g.rows]
+            assert layout.labels.tolist() == [label for g in groups for label in g.labels]
+            assert layout.cameras.tolist() == [g.camera for g in groups for _ in g.rows]
+            assert layout.num_cameras == len({g.camera for g in groups}) and layout.num_groups == len(groups)
 
 
 def test_groups_per_camera_cuts_a_visit_into_near_equal_parts(make_plan):
@@ -194,4 +214,6 @@ def test_more_workers_than_groups_names_the_way_out(make_plan):
     plan = make_plan([40] * 6, images=96)
     with pytest.raises(UsageError, match=r"groups_per_camera=2.*at most 6 workers"):
         split_groups(plan.groups(0), 8)
+    with pytest.raises(UsageError, match=r"groups_per_camera=2.*at most 6 workers"):
+        plan.share(0, rank=0, world_size=8)
     assert len(split_groups(make_plan([40] * 6, images=96, groups_per_camera=2).groups(0), 8)) == 8
