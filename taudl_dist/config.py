@@ -75,6 +75,8 @@ class ModelConfig:
     """Length of the feature (D); 0 takes 2048 for resnet50, 1024 for mobilenet_v2, 512 for resnet18, 256 for small."""
     batch_norm: Literal["group", "sync"] = "group"
     """Batch norm statistics: of each group (`group`) or of the whole global batch (`sync`)."""
+    compile: bool = False
+    """Compile the network with torch.compile, which takes a minute or two: for a GPU, and batches of one composition of groups."""
 
     def __post_init__(self) -> None:
         _require(self.feature_dim >= 0, "model.feature_dim", self.feature_dim, "0 (by backbone) or more")
@@ -126,6 +128,40 @@ class OptimConfig:
         _require(0 <= self.decay_start <= 1, "optim.decay_start", self.decay_start, "a share in [0, 1]")
         _require(self.decay_span > 0, "optim.decay_span", self.decay_span, "above 0")
         _require(self.clip_norm >= 0, "optim.clip_norm", self.clip_norm, "0 (off) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How a step is computed; its numbers are the same up to rounding."""
+
+    heads: Literal["owned", "replicated"] = "owned"
+    """`owned`: each head lives on one worker, memory shrinks with their number; `replicated`: all heads on each, for small data."""
+    two_pass: bool = False
+    """Compute features twice, the second time group by group: activation memory of one group, for batches that do not fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageConfig:
+    """How a dataset in an object store (s3://, gs://) is read; a local one is read in place."""
+
+    cache_dir: str = ""
+    """Folder for what was fetched, on a local disk; empty: taudl in $XDG_CACHE_HOME, or else ~/.cache/taudl."""
+    cache_bytes: int = 20_000_000_000
+    """Bytes of images that each worker keeps on disk at most; N workers on a machine use N times as much."""
+    ahead_steps: int = 16
+    """Steps whose images are fetched before their use."""
+    requests: int = 16
+    """Requests of one worker under way at the same time."""
+    attempts: int = 5
+    """Times a request is made before the run gives up, with growing pauses of up to 8 s between."""
+    timeout_s: float = 60.0
+    """Seconds after which an unanswered request counts as failed."""
+
+    def __post_init__(self) -> None:
+        _require(self.cache_bytes >= 1, "storage.cache_bytes", self.cache_bytes, "at least 1")
+        for name in ("ahead_steps", "requests", "attempts"):
+            _require(getattr(self, name) >= 1, f"storage.{name}", getattr(self, name), "at least 1")
+        _require(self.timeout_s > 0, "storage.timeout_s", self.timeout_s, "above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +222,8 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
@@ -194,6 +232,11 @@ class Config:
         _require(0 <= self.seed < 2**63, "seed", self.seed, "an integer in [0, 2^63)")
         _require(self.stop_at >= 0, "stop_at", self.stop_at, "0 (never) or a step")
         worker_range(self.workers)
+        if self.parallel.two_pass and self.model.batch_norm == "sync":
+            raise UsageError(
+                "parallel.two_pass computes one group at a time, and model.batch_norm=sync needs the statistics of the whole"
+                " batch; set model.batch_norm=group, or parallel.two_pass=false"
+            )
         if self.loss.joint_labels and self.loss.pctd_reduction == "camera_sum":
             raise UsageError(
                 "loss.joint_labels has one classifier for all cameras, so loss.pctd_reduction=camera_sum has no"

@@ -2,41 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taudl_dist.batches.plan import Group
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
-    """One worker's groups of a global batch, decoded, and what it must know of the other workers' shares.
+class Composition:
+    """What stands where in a global batch. Every worker knows it from the plan, so none of it travels between them.
 
-    B images: group by group, tracklet by tracklet, F frames each.
+    N tracklets of F images each, camera by camera, in runs of one worker after the other.
     """
+
+    cameras: NDArray[np.int64]
+    """(N,) camera of each tracklet, index into the dataset's cameras."""
+    labels: NDArray[np.int64]
+    """(N,) label of each tracklet within its camera."""
+    frames: int
+    """F."""
+    rank_tracklets: tuple[int, ...]
+    """Tracklets of every worker."""
+
+    @classmethod
+    def of(cls, runs: Sequence[Sequence[Group]]) -> Composition:
+        """That of a batch divided into these runs of groups."""
+        groups = [group for run in runs for group in run]
+        return cls(
+            cameras=np.repeat([group.camera for group in groups], [len(group.rows) for group in groups]),
+            labels=np.concatenate([group.labels for group in groups]),
+            frames=groups[0].frames.shape[1],
+            rank_tracklets=tuple(sum(len(group.rows) for group in run) for run in runs),
+        )
+
+    @property
+    def num_images(self) -> int:
+        """N_bs of Eq. 2."""
+        return len(self.cameras) * self.frames
+
+    def tracklets_of(self, rank: int) -> slice:
+        """Where a worker's tracklets stand among the N."""
+        first = sum(self.rank_tracklets[:rank])
+        return slice(first, first + self.rank_tracklets[rank])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One worker's groups of a global batch, decoded: group by group, tracklet by tracklet, F images each."""
 
     step: int
     images: torch.Tensor
     """(B, 3, H, W) float32, normalised with ImageNet's mean and standard deviation."""
-    cameras: torch.Tensor
-    """(B,) int64, index into the dataset's cameras."""
-    labels: torch.Tensor
-    """(B,) int64, label within the camera."""
-    tracklets: torch.Tensor
-    """(B,) int64, position of the image's tracklet in the global batch, ascending."""
     group_sizes: tuple[int, ...]
     """Images of each of this worker's groups."""
-    rank_images: tuple[int, ...]
-    """Images of every worker."""
-    rank_tracklets: tuple[int, ...]
-    """Tracklets of every worker."""
-    total_groups: int
-    """Groups of the global batch."""
-    num_cameras: int
-    """Cameras present in the global batch."""
-
-    @property
-    def total_images(self) -> int:
-        """N_bs of Eq. 2."""
-        return sum(self.rank_images)
+    composition: Composition
+    """Of the global batch."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taudl_dist.config import Config, load_yaml, merge, resolve
+from taudl_dist.config import Config, flatten, load_yaml, merge, resolve, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,14 +136,11 @@ def _literal(text: str) -> Any:
 
 
 def _is_switch(flag: str) -> bool:
-    names = [field.name for field in dataclasses.fields(TrainArgs) if field.type in ("bool", bool)]
-    switches = {*names, *(f"no_{name}" for name in names), "help"}
+    """Whether a flag stands alone: --resume, --parallel.two-pass, and their --no-... forms."""
+    settings = flatten(to_dict(Config()))
+    switches = {name for name, value in settings.items() if isinstance(value, bool)} | {"print_config", "json", "help"}
     name = flag.removeprefix("--").replace("-", "_")
-    return name in switches or name.split(".")[-1].removeprefix("no_") in (
-        "squared",
-        "detach_numerator",
-        "joint_labels",
-    )
+    return ".".join(part.removeprefix("no_") for part in name.split(".")) in switches
 
 
 def _value_of(tokens: list[str], name: str) -> str | None:

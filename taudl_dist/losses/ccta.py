@@ -67,7 +67,10 @@ def ccta_rows(
     squared: bool = False,
     detach_numerator: bool = False,
 ) -> torch.Tensor:
-    """Eq. 3 of the tracklets in `rows` alone (R,), against all N; arguments as in `ccta_loss`."""
+    """Eq. 3 of the tracklets in `rows` alone (R,), against all N; arguments as in `ccta_loss`.
+
+    Where `cameras` lie in the memory of the CPU, they are counted there and no GPU is waited for.
+    """
     num_cameras = len(cameras.unique())
     if num_cameras < 2:
         raise UserError(
@@ -80,6 +83,7 @@ def ccta_rows(
         raise UserError(f"sigma is {sigma}; expected a number above 0")
     with torch.autocast(tracklet_features.device.type, enabled=False):
         features = tracklet_features.to(torch.promote_types(tracklet_features.dtype, torch.float32))
+        cameras = cameras.to(features.device, non_blocking=True)
         distances = _Distances.apply(features, rows, squared)
         is_other = cameras[rows, None] != cameras
         neighbours = min(num_neighbours or max(1, num_cameras // 2), len(cameras))

@@ -6,7 +6,7 @@ sums of all ranks add up to Eq. 2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -37,39 +37,50 @@ def pctd_loss(
     """
     if not len(features):
         raise UserError("pctd_loss got an empty batch; expected at least one feature")
-    missing = sorted(set(cameras.tolist()) - set(heads))
+    order = cameras.argsort(stable=True)
+    present, counts = cameras[order].unique_consecutive(return_counts=True)
+    runs = list(zip(present.tolist(), counts.tolist()))
+    missing = [camera for camera in present.tolist() if camera not in heads]
     if missing:
         raise UserError(
             f"camera {missing[0]} has samples in the batch but no head; heads are there for {sorted(heads)[:10]}"
         )
-    return pctd_sum(features, cameras, labels, heads, sample_weights(cameras, reduction="mean"))
+    for (camera, _), target in zip(runs, labels[order].split(counts.tolist())):
+        outside = [label for label in target.aminmax() if not 0 <= label < len(heads[camera][0])]
+        if outside:
+            raise UserError(
+                f"label {outside[0].item()} of camera {camera} is outside its head, which has labels"
+                f" 0..{len(heads[camera][0]) - 1}"
+            )
+    weights = sample_weights(cameras, reduction="mean")
+    return pctd_sum(features[order], labels[order], runs, heads, weights[order])
 
 
 def pctd_sum(
     features: torch.Tensor,
-    cameras: torch.Tensor,
     labels: torch.Tensor,
+    runs: Sequence[tuple[int, int]],
     heads: Mapping[int, Head],
     weights: torch.Tensor,
 ) -> torch.Tensor:
-    """Weighted sum of Eq. 1 over the samples whose camera is in `heads`; weights (B,), the rest as in `pctd_loss`."""
+    """Weighted sum of Eq. 1 over samples that stand head by head; nothing is read back from a GPU.
+
+    Args:
+        features: (B, D), labels (B,), weights (B,).
+        runs: (camera, number of samples) of each run, B samples in all.
+        heads: as in `pctd_loss`; labels must lie inside.
+    """
     dtype = torch.promote_types(features.dtype, torch.float32)
-    total = features[:0].sum(dtype=dtype)  # zero, but in the graph: a rank may own no head of this batch
-    for camera in sorted(set(cameras.tolist()) & set(heads)):
-        weight, bias = heads[camera]
-        rows = (cameras == camera).nonzero().squeeze(1)
-        target = labels[rows]
-        lowest, highest = target.min().item(), target.max().item()
-        if lowest < 0 or highest >= len(weight):
-            wrong = lowest if lowest < 0 else highest
-            raise UserError(
-                f"label {wrong} of camera {camera} is outside its head, which has labels 0..{len(weight) - 1}"
-            )
-        with torch.autocast(features.device.type, enabled=False):
-            logits = F.linear(features[rows].to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-            losses = F.cross_entropy(logits, target, reduction="none")
-        total = total + (losses * weights[rows].to(dtype)).sum()
-    return total
+    if not runs:
+        return features.sum(dtype=dtype)  # of no rows: zero, but in the graph, for a rank may own no head of this batch
+    counts = [count for _, count in runs]
+    with torch.autocast(features.device.type, enabled=False):
+        terms = []
+        for (camera, _), x, label in zip(runs, features.to(dtype).split(counts), labels.split(counts)):
+            weight, bias = heads[camera]
+            scores = F.linear(x, weight.to(dtype), None if bias is None else bias.to(dtype))
+            terms.append(F.cross_entropy(scores, label, reduction="none"))
+        return torch.cat(terms) @ weights.to(dtype)
 
 
 def sample_weights(cameras: torch.Tensor, *, reduction: Literal["mean", "camera_sum"]) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""Rows of all ranks on every rank, differentiable: the one place that knows how DistributedDataParallel averages.
+"""Rows of all ranks on every rank, differentiable.
 
-Each rank's loss is its share of the global loss. The gradient of the global loss to a feature is the SUM over ranks of the
-gradients of their shares, so backward is a reduce-scatter sum. DDP then divides the backbone's gradient by the number of ranks W,
-so backward also multiplies by W. Gradients of the heads, which live outside DDP, pass no gather and get no factor.
+Each rank's loss is its share of the global loss, so the gradient of the global loss to a row is the SUM over ranks of the gradients
+of their shares: backward is a reduce-scatter sum, nothing else. What DistributedDataParallel's average needs is no affair of this
+module; the step sees to it in one place.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 
 
 def gather(own: torch.Tensor, rank_sizes: Sequence[int]) -> torch.Tensor:
-    """Concatenates the rows of all ranks; own (B_r, ...) -> (sum of rank_sizes, ...).
-
-    Backward sums over ranks and multiplies by W. Integer tensors pass without gradient. With one rank: identity.
+    """Concatenates the rows of all ranks; own (B_r, ...) -> (sum of rank_sizes, ...). With one rank: identity.
 
     Args:
         own: this rank's rows, rank_sizes[rank] of them.
@@ -52,4 +50,4 @@ class _Gather(torch.autograd.Function):
             padded[rank, : sizes[rank]] = part
         own = gradient.new_empty(longest, *gradient.shape[1:])
         _reduce_scatter(own, padded.flatten(0, 1))
-        return own[: sizes[dist.get_rank()]] * len(sizes), None
+        return own[: sizes[dist.get_rank()]], None

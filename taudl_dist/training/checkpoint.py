@@ -1,11 +1,12 @@
 """Checkpoints that any number of workers can load: weights and Adam moments as safetensors, nothing pickled.
 
     checkpoints/step-0000000100-<attempt>/backbone.safetensors       rank 0: weights, running statistics, moments
-                                          heads-00000.safetensors    each rank: the heads it owns; keys carry the camera's name
+                                          heads-00000.safetensors    each rank: the heads it owns, packed, and whose rows are whose
                                           COMPLETE.json              last, after a barrier: files, sizes, sha256, identity
 
 A folder without COMPLETE.json does not count. One whose files disagree with it is refused by name, never passed over: the run
 would silently go back in time. The name carries the attempt, so a worker that outlived its attempt cannot write into a newer one.
+Files are written behind training, from a copy in memory taken between two steps.
 """
 
 from __future__ import annotations
@@ -15,63 +16,120 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from taudl_dist.errors import UserError
-from taudl_dist.training.optimizer import Trained
+from taudl_dist.training.backbone import TrainedBackbone
+from taudl_dist.training.heads import TrainedHeads
 from taudl_dist.training.run_folder import file_sha256, write_json
 from taudl_dist.training.world import World
 
 FORMAT = "taudl-checkpoint"
-VERSION = 1
+VERSION = 2
 COMPLETE = "COMPLETE.json"
+_BACKBONE = "backbone.safetensors"
 _NAME = re.compile(r"step-(\d{10,})-([0-9a-f]+)")
 
+Part = tuple[dict[str, torch.Tensor], dict[str, str]]
+"""Tensors and metadata of one file."""
 
-def save(
-    folder: Path,
-    *,
-    step: int,
-    attempt: str,
-    world: World,
-    backbone: Trained,
-    heads: Trained,
-    identity: Mapping[str, Any],
-    keep: int,
-) -> Path:
-    """Writes the state after `step` steps and prunes the oldest; a collective.
+
+class Saver:
+    """Writes the checkpoints of one attempt of a run; each rank has one.
+
+    `begin` copies the state and returns; a thread writes the files; `complete` makes them a checkpoint once all ranks have written.
+    A caller who does not want to wait asks `is_written` on every rank first.
 
     Args:
         folder: the run's `checkpoints` folder.
         attempt: hexadecimal name of this start of the run, the same on all ranks.
         identity: what a run must have in common to go on from here (dataset digest, plan version, seed).
         keep: newest complete checkpoints kept.
-
-    Raises:
-        UserError: a weight is not finite.
-        OSError: the state could not be written. In both cases nothing of it is left behind, and older checkpoints stay.
     """
-    path = folder / f"step-{step:010d}-{attempt}"
-    parts = {f"heads-{world.rank:05d}.safetensors": heads}
-    if world.rank == 0:
-        parts["backbone.safetensors"] = backbone
-    outcomes = world.everyone(_try_write(path, parts))
-    files: dict[str, dict[str, Any]] = {}
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            if world.rank == 0:
-                shutil.rmtree(path, ignore_errors=True)
-            raise outcome
-        files.update(outcome)
-    if world.rank == 0:
-        head = {"format": FORMAT, "version": VERSION, "step": step, "world_size": world.size}
-        write_json(path / COMPLETE, {**head, **identity, "files": files})
-        _prune(folder, keep=keep, attempt=attempt)
-    return path
+
+    def __init__(self, folder: Path, *, attempt: str, world: World, identity: Mapping[str, Any], keep: int) -> None:
+        self._folder, self._attempt, self._world = folder, attempt, world
+        self._identity, self._keep = identity, keep
+        self._under_way: _Writing | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a checkpoint has begun and is not complete; the same on all ranks."""
+        return self._under_way is not None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this rank's files of the checkpoint under way lie on disk, or could not be written."""
+        return self._under_way is not None and not self._under_way.thread.is_alive()
+
+    def begin(self, step: int, *, backbone: TrainedBackbone, heads: TrainedHeads) -> None:
+        """Copies the state after `step` steps and starts to write it; one checkpoint at a time."""
+        assert self._under_way is None
+        parts = {f"heads-{self._world.rank:05d}.safetensors": _copy(heads.state())}
+        if self._world.rank == 0:
+            parts[_BACKBONE] = _copy((backbone.state(), {}))
+        path = self._folder / f"step-{step:010d}-{self._attempt}"
+        self._under_way = _Writing(step=step, path=path, parts=parts)
+        self._under_way.thread.start()
+
+    def complete(self) -> Path:
+        """Waits until all ranks have written, makes it a checkpoint, and prunes the oldest; a collective.
+
+        Raises:
+            UserError: a weight is not finite.
+            OSError: the state could not be written. In both cases nothing of it is left behind, and older checkpoints stay.
+        """
+        writing, world = self._under_way, self._world
+        assert writing is not None
+        writing.thread.join()
+        self._under_way = None
+        outcomes = world.everyone(writing.outcome)
+        files: dict[str, dict[str, Any]] = {}
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                if world.rank == 0:
+                    shutil.rmtree(writing.path, ignore_errors=True)
+                raise outcome
+            files.update(outcome)
+        if world.rank == 0:
+            head = {"format": FORMAT, "version": VERSION, "step": writing.step, "world_size": world.size}
+            write_json(writing.path / COMPLETE, {**head, **self._identity, "files": files})
+            _prune(self._folder, keep=self._keep, attempt=self._attempt)
+        return writing.path
+
+
+@dataclass(kw_only=True)
+class _Writing:
+    """Files of one rank that a thread writes."""
+
+    step: int
+    path: Path
+    parts: dict[str, Part]
+    outcome: dict[str, dict[str, Any]] | Exception = field(default_factory=dict)
+    """Facts of each file, or why it could not be written."""
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._run, name="taudl-checkpoint", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.outcome = {name: _write(self.path / name, *part) for name, part in self.parts.items()}
+        except Exception as error:  # raised on every rank by `complete`
+            self.outcome = error
+        self.parts.clear()
+
+
+def _copy(part: Part) -> Part:
+    """In the memory of the CPU, where the next step does not change it."""
+    tensors, metadata = part
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}, metadata
 
 
 def newest(folder: Path) -> Path | None:
@@ -84,7 +142,9 @@ def step_of(path: Path) -> int:
     return int(_NAME.fullmatch(path.name)[1])  # type: ignore[index]
 
 
-def load(path: Path, *, world: World, backbone: Trained, heads: Trained, identity: Mapping[str, Any]) -> int:
+def load(
+    path: Path, *, world: World, backbone: TrainedBackbone, heads: TrainedHeads, identity: Mapping[str, Any]
+) -> int:
     """Takes over a checkpoint, each rank what it owns, and returns the number of steps it has behind it; a collective.
 
     Raises:
@@ -99,26 +159,17 @@ def load(path: Path, *, world: World, backbone: Trained, heads: Trained, identit
     if problem:
         raise UserError(f"{problem}; delete the folder {path} to go on from the checkpoint before it")
     files = {name: safe_open(path / name, framework="pt") for name in names}
-    place = {key: name for name, file in files.items() if name != "backbone.safetensors" for key in file.keys()}  # noqa: SIM118
+    backbone_file = files.pop(_BACKBONE)
+    known = set(backbone_file.keys())
     try:
-        backbone_file = files["backbone.safetensors"]
-        known = set(backbone_file.keys())
         backbone.load(lambda key: backbone_file.get_tensor(key) if key in known else None)
-        heads.load(lambda key: files[place[key]].get_tensor(key) if key in place else None)
+        heads.load(files.values())
     except UserError as error:
         raise UserError(f"checkpoint {path}: {error}") from None
     return complete["step"]
 
 
-def _try_write(path: Path, parts: dict[str, Trained]) -> dict[str, dict[str, Any]] | Exception:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        return {name: _write(path / name, part.state()) for name, part in parts.items()}
-    except (OSError, UserError) as error:
-        return error
-
-
-def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -126,7 +177,7 @@ def _write(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     if bad:
         raise UserError(f"{bad} is not finite, so no checkpoint was written; {diverged_remedy()}")
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        save_file(tensors, path, metadata=metadata)
     except SafetensorError as error:  # wraps a full disk, whose number tells the Ray driver not to try again
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from None
@@ -146,7 +197,7 @@ def _read_complete(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     try:
         complete = json.loads((path / COMPLETE).read_text())
         found = {key: complete[key] for key in ("format", "version", "step")}
-        complete["files"]["backbone.safetensors"]
+        complete["files"][_BACKBONE]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(
             f"checkpoint {path / COMPLETE}: not readable as written ({error!r}); delete the folder {path}"

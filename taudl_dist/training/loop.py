@@ -59,12 +59,20 @@ class Loop:
         self.plan = BatchPlan(self.dataset, config)
         self.identity = {"dataset_digest": self.dataset.digest, "plan_version": PLAN_VERSION, "seed": config.seed}
         self.attempt = world.first(lambda: secrets.token_hex(4))
+        self.saver = checkpoint.Saver(
+            run.checkpoints, attempt=self.attempt, world=world, identity=self.identity, keep=config.checkpoint.keep
+        )
         newest = world.first(lambda: checkpoint.newest(run.checkpoints))
         self.learner = Learner.build(config, self.dataset, world, pretrained=newest is None)
         self.start = 0
         if newest:
-            states = {"backbone": self.learner.backbone, "heads": self.learner.heads}
-            self.start = checkpoint.load(newest, world=world, identity=self.identity, **states)
+            self.start = checkpoint.load(
+                newest,
+                world=world,
+                backbone=self.learner.backbone,
+                heads=self.learner.heads,
+                identity=self.identity,
+            )
         self.saved = self.start if newest else -1
 
     def train(self) -> Outcome:
@@ -89,11 +97,11 @@ class Loop:
         try:
             for batch in loader:
                 data_wait_s = time.perf_counter() - last
-                row, stopped = self._step(batch)
+                row, stopped = self._step(batch, metrics)
                 step += 1
                 now = time.perf_counter()
                 row |= {
-                    "images_per_s": batch.total_images / (now - last),
+                    "images_per_s": batch.composition.num_images / (now - last),
                     "data_wait_s": data_wait_s,
                     "time": time.time(),
                 }
@@ -108,6 +116,7 @@ class Loop:
                     self._save(step, metrics)
                 if stopped:
                     break
+            self._complete(metrics)
         finally:
             loader.close()
             if metrics:
@@ -117,39 +126,41 @@ class Loop:
             self.run.update(outcome=dataclasses.asdict(outcome))
         return outcome
 
-    def _step(self, batch: Batch) -> tuple[dict[str, Any], int]:
-        """One step; its line of metrics.jsonl, and the signal any worker got."""
+    def _step(self, batch: Batch, metrics: MetricsFile | None) -> tuple[dict[str, Any], int]:
+        """One step; its line of metrics.jsonl, and the signal any worker got. Completes a checkpoint that all have written."""
         lr = learning_rate(batch.step, steps=self.config.steps, config=self.config.optim)
         shares = train_step(self.learner, batch, lr=lr)
         asked = self.stop_signal()
-        votes = [float(asked == number) for number in (signal.SIGINT, signal.SIGTERM)]
-        pctd, ccta, interrupts, terminations = self.world.total(torch.cat([shares, shares.new_tensor(votes)]))
+        votes = [float(asked == signal.SIGINT), float(asked == signal.SIGTERM), float(self.saver.is_written)]
+        pctd, ccta, interrupts, terminations, written = self.world.total(torch.cat([shares, shares.new_tensor(votes)]))
         weight = self.config.loss.ccta_weight
         loss = (1 - weight) * pctd + weight * ccta
         if not math.isfinite(loss):
+            self._complete(metrics)
             raise UserError(
                 f"the loss of step {batch.step} is {loss} (pctd {pctd}, ccta {ccta}); {checkpoint.diverged_remedy()};"
                 f" checkpoints in {self.run.checkpoints} are from before"
             )
+        if written == self.world.size:
+            self._complete(metrics)
         stopped = signal.SIGTERM if terminations else signal.SIGINT if interrupts else 0
         return {"step": batch.step, "loss": loss, "pctd": pctd, "ccta": ccta, "lr": lr}, int(stopped)
 
     def _save(self, step: int, metrics: MetricsFile | None) -> None:
+        """Begins a checkpoint; training goes on while it is written."""
         if step == self.saved:
+            return
+        self._complete(metrics)
+        self.saver.begin(step, backbone=self.learner.backbone, heads=self.learner.heads)
+        self.saved = step
+
+    def _complete(self, metrics: MetricsFile | None) -> None:
+        """Waits for the checkpoint under way, if there is one; a collective."""
+        if not self.saver.is_under_way:
             return
         if metrics:
             metrics.sync()
-        checkpoint.save(
-            self.run.checkpoints,
-            step=step,
-            attempt=self.attempt,
-            world=self.world,
-            backbone=self.learner.backbone,
-            heads=self.learner.heads,
-            identity=self.identity,
-            keep=self.config.checkpoint.keep,
-        )
-        self.saved = step
+        self.saver.complete()
 
     def _finish(self, step: int) -> dict[str, Any]:
         """Final weights into the run folder; what they are, for run.json and MLflow."""

@@ -38,13 +38,16 @@ def test_batch_follows_the_plan(small_dataset, plan):
         groups = plan.groups(batch.step)
         assert batch.images.shape == (sum(batch.group_sizes), 3, 32, 16) and batch.images.dtype == torch.float32
         assert batch.group_sizes == tuple(g.num_images for g in groups)
-        assert batch.labels.tolist() == [label for g in groups for label in g.labels for _ in range(2)]
-        assert batch.cameras.tolist() == [g.camera for g in groups for _ in range(g.num_images)]
-        num_tracklets = sum(len(g.rows) for g in groups)
-        assert batch.tracklets.tolist() == np.repeat(np.arange(num_tracklets), 2).tolist()
-        assert (batch.rank_tracklets, batch.rank_images) == ((num_tracklets,), (2 * num_tracklets,))
-        assert (batch.total_groups, batch.num_cameras, batch.total_images) == (len(groups), 4, 2 * num_tracklets)
-        assert {batch.labels.dtype, batch.cameras.dtype, batch.tracklets.dtype} == {torch.int64}
+        whole = batch.composition
+        assert whole.cameras.tolist() == [g.camera for g in groups for _ in g.rows]
+        assert whole.labels.tolist() == [label for g in groups for label in g.labels]
+        assert (whole.frames, whole.rank_tracklets, whole.tracklets_of(0)) == (
+            2,
+            (len(whole.cameras),),
+            slice(0, len(whole.cameras)),
+        )
+        assert whole.num_images == len(batch.images)
+        assert {whole.labels.dtype, whole.cameras.dtype} == {np.dtype(np.int64)}
         assert torch.isfinite(batch.images).all() and batch.images.std() > 0.1
 
 
@@ -54,13 +57,15 @@ def test_decoded_batches_are_bit_equal_for_every_number_of_workers(small_dataset
     ranks = [list(make_loader(small_dataset, plan, rank=r, world_size=world_size)) for r in range(world_size)]
     for step, whole in enumerate(one):
         parts = [batches[step] for batches in ranks]
-        for name in ("images", "cameras", "labels", "tracklets"):
-            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name)), name
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
         assert sum((part.group_sizes for part in parts), ()) == whole.group_sizes
-        assert {part.rank_images for part in parts} == {tuple(len(part.images) for part in parts)}
-        assert {part.rank_tracklets for part in parts} == {tuple(len(part.tracklets.unique()) for part in parts)}
-        assert {part.total_images for part in parts} == {whole.total_images}
-        assert {(part.total_groups, part.num_cameras) for part in parts} == {(whole.total_groups, whole.num_cameras)}
+        for rank, part in enumerate(parts):
+            for name in ("cameras", "labels"):
+                assert np.array_equal(getattr(part.composition, name), getattr(whole.composition, name)), name
+            assert part.composition.rank_tracklets == tuple(len(other.images) // 2 for other in parts)
+            own = part.composition.tracklets_of(rank)
+            assert own.stop - own.start == len(part.images) // 2
+            assert own.start == sum(part.composition.rank_tracklets[:rank])
 
 
 def test_eight_workers(write_dataset, tmp_path):
@@ -71,7 +76,7 @@ def test_eight_workers(write_dataset, tmp_path):
         next(iter(make_loader(dataset, plan, rank=r, world_size=8, start=10**6, stop=10**6 + 1))) for r in range(8)
     ]
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
-    assert torch.equal(torch.cat([part.tracklets for part in parts]), whole.tracklets)
+    assert sum(parts[0].composition.rank_tracklets) == len(whole.composition.cameras)
 
 
 def test_starting_later_gives_the_same_batches(small_dataset, plan):

@@ -7,12 +7,22 @@ import torch
 
 from taudl_dist.config import LossConfig
 from taudl_dist.errors import UserError
-from taudl_dist.losses import ccta_loss, joint_share, pctd_loss, tracklet_means
+from taudl_dist.losses import (
+    Association,
+    Discrimination,
+    as_joint_labels,
+    ccta_loss,
+    joint_share,
+    pctd_loss,
+    sample_weights,
+    tracklet_means,
+)  # fmt: skip
 
 LABEL_COUNTS = (4, 6, 3)
 CAMERAS = torch.tensor([0] * 6 + [1] * 6 + [2] * 3)
 LABELS = torch.tensor([3, 3, 3, 0, 0, 0, 5, 5, 5, 1, 1, 1, 2, 2, 2])
 TRACKLETS = torch.arange(15) // 3
+CAMERA_OF_TRACKLET = torch.tensor([0, 0, 1, 1, 2])
 OFFSETS = torch.tensor([0, 4, 10])
 
 
@@ -23,9 +33,19 @@ def inputs(num_heads: int = 3):
     return torch.randn(15, 5, generator=generator).double(), heads
 
 
-def share(features, heads, own: slice, config: LossConfig):
-    facts = {"own_tracklets": own, "label_offsets": OFFSETS, "config": config}
-    return joint_share(features, CAMERAS, LABELS, TRACKLETS, heads=heads, **facts)
+def discrimination(features, held, config: LossConfig) -> Discrimination:
+    head_of, labels = as_joint_labels(CAMERAS, LABELS, OFFSETS) if config.joint_labels else (CAMERAS, LABELS)
+    rows = torch.tensor([row for row, head in enumerate(head_of.tolist()) if head in held], dtype=torch.int64)
+    present, counts = head_of[rows].unique_consecutive(return_counts=True)
+    weights = sample_weights(CAMERAS, reduction=config.pctd_reduction)[rows]
+    runs = list(zip(present.tolist(), counts.tolist()))
+    return Discrimination(features=features[rows], labels=labels[rows], runs=runs, weights=weights)
+
+
+def share(features, held, own: slice, config: LossConfig):
+    means, _ = tracklet_means(features, TRACKLETS)
+    association = Association(means=means, cameras=CAMERA_OF_TRACKLET, own=own) if config.ccta_weight else None
+    return joint_share(discrimination(features, held, config), association, heads=held, config=config)
 
 
 @pytest.mark.parametrize(
@@ -43,12 +63,12 @@ def test_shares_add_up_to_the_mixture(config: LossConfig) -> None:
     features, heads = inputs()
     leaf, whole_leaf = features.clone().requires_grad_(), features.clone().requires_grad_()
     ranks = [({1: heads[1]}, slice(0, 1)), ({}, slice(1, 4)), ({0: heads[0], 2: heads[2]}, slice(4, 5))]
-    shares = [share(leaf, owned, own, config) for owned, own in ranks]
+    shares = [share(leaf, held, own, config) for held, own in ranks]
     sum(part.loss for part in shares).backward()
 
     means, _ = tracklet_means(whole_leaf, TRACKLETS)
     ccta = ccta_loss(
-        means, torch.tensor([0, 0, 1, 1, 2]), num_neighbours=config.num_neighbours or None, sigma=config.sigma,
+        means, CAMERA_OF_TRACKLET, num_neighbours=config.num_neighbours or None, sigma=config.sigma,
         squared=config.squared, detach_numerator=config.detach_numerator,
     )  # fmt: skip
     pctd = pctd_loss(whole_leaf, CAMERAS, LABELS, heads)
@@ -73,20 +93,10 @@ def test_joint_labels_use_one_classifier_over_all_cameras() -> None:
 
 def test_one_camera_trains_pctd_but_not_ccta() -> None:
     features, heads = inputs()
-    one = (features[:6], CAMERAS[:6], LABELS[:6], TRACKLETS[:6])
-    facts = {"heads": heads, "own_tracklets": slice(0, 2), "label_offsets": OFFSETS}
-    alone = joint_share(*one, **facts, config=LossConfig(ccta_weight=0.0))
-    torch.testing.assert_close(alone.loss, pctd_loss(*one[:3], heads), rtol=1e-13, atol=0)
+    samples = discrimination(features, {0: heads[0]}, LossConfig(ccta_weight=0.0))
+    alone = joint_share(samples, None, heads=heads, config=LossConfig(ccta_weight=0.0))
+    expected = pctd_loss(features[:6], CAMERAS[:6], LABELS[:6], heads) * 6 / 15
+    torch.testing.assert_close(alone.loss, expected, rtol=1e-13, atol=0)
+    one_camera = Association(means=features[:2], cameras=torch.tensor([0, 0]), own=slice(0, 2))
     with pytest.raises(UserError, match="--recipe pctd"):
-        joint_share(*one, **facts, config=LossConfig())
-
-
-def test_order_of_the_images_does_not_matter() -> None:
-    """In the released code, shuffled images kept the camera numbers of the unshuffled ones."""
-    features, heads = inputs()
-    order = torch.randperm(15, generator=torch.Generator().manual_seed(1))
-    facts = {"heads": heads, "own_tracklets": slice(0, 5), "label_offsets": OFFSETS, "config": LossConfig()}
-    one = joint_share(features, CAMERAS, LABELS, TRACKLETS, **facts)
-    other = joint_share(features[order], CAMERAS[order], LABELS[order], TRACKLETS[order], **facts)
-    torch.testing.assert_close(one.loss, other.loss, rtol=1e-13, atol=0)
-    torch.testing.assert_close(one.ccta, other.ccta, rtol=1e-13, atol=0)
+        joint_share(samples, one_camera, heads=heads, config=LossConfig())

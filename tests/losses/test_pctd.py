@@ -35,6 +35,14 @@ def slow_terms(features, cameras, labels, heads) -> list[torch.Tensor]:
     return terms
 
 
+def by_camera(features, cameras, labels, weights, held):
+    """What pctd_sum takes: the samples whose heads are held, one camera after another, and the runs."""
+    order = cameras.argsort(stable=True)
+    order = order[[camera in held for camera in cameras[order].tolist()]]
+    present, counts = cameras[order].unique_consecutive(return_counts=True)
+    return features[order], labels[order], list(zip(present.tolist(), counts.tolist())), held, weights[order]
+
+
 def tensors(features, heads) -> list[torch.Tensor]:
     return [features] + [part for head in heads.values() for part in head if part is not None]
 
@@ -57,13 +65,13 @@ def test_heads_of_two_owners_add_up() -> None:
     weights = sample_weights(cameras, reduction="mean")
     whole = pctd_loss(features, cameras, labels, heads)
     halves = [{c: heads[c] for c in owned} for owned in ((4, 70_000), (-9, 1))]
-    total = sum(pctd_sum(features, cameras, labels, half, weights) for half in halves)
+    total = sum(pctd_sum(*by_camera(features, cameras, labels, weights, half)) for half in halves)
     torch.testing.assert_close(total, whole, rtol=1e-14, atol=0)
 
 
 def test_no_head_of_this_batch_gives_a_zero_in_the_graph() -> None:
     features, cameras, labels, _ = samples()
-    loss = pctd_sum(features, cameras, labels, {}, sample_weights(cameras, reduction="mean"))
+    loss = pctd_sum(*by_camera(features, cameras, labels, sample_weights(cameras, reduction="mean"), {}))
     loss.backward()
     assert loss == 0
     assert torch.equal(features.grad, torch.zeros_like(features))
@@ -71,7 +79,7 @@ def test_no_head_of_this_batch_gives_a_zero_in_the_graph() -> None:
 
 def test_camera_sum_is_the_sum_of_each_cameras_mean() -> None:
     features, cameras, labels, heads = samples()
-    ours = pctd_sum(features, cameras, labels, heads, sample_weights(cameras, reduction="camera_sum"))
+    ours = pctd_sum(*by_camera(features, cameras, labels, sample_weights(cameras, reduction="camera_sum"), heads))
     terms = torch.stack(slow_terms(features, cameras, labels, heads))
     expected = sum(terms[cameras == camera].mean() for camera in set(cameras.tolist()))
     torch.testing.assert_close(ours, expected, rtol=1e-13, atol=0)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from data_tools.shards import ImportTracklet, write_dataset
@@ -74,10 +75,22 @@ def tiny_dataset(folder: Path, sizes: Sequence[int] = (9, 5, 6), *, spoil: str =
 
 
 def state(run: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of the newest checkpoint: weights, running statistics, moments, heads."""
+    """Every tensor of the newest checkpoint: weights, running statistics, moments; those of the heads as <camera>/<name>."""
     newest = checkpoint.newest(run / "checkpoints")
     assert newest is not None
-    return {key: tensor for file in sorted(newest.glob("*.safetensors")) for key, tensor in load_file(file).items()}
+    tensors = load_file(newest / "backbone.safetensors")
+    for path in sorted(newest.glob("heads-*.safetensors")):
+        packed = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            table = json.loads(file.metadata()["cameras"])
+        first = 0
+        for position, (camera, count) in enumerate(table):
+            for name, tensor in packed.items():
+                tensors[f"{camera}/{name}"] = (
+                    tensor[position] if name.endswith(":step") else tensor[first : first + count]
+                )
+            first += count
+    return tensors
 
 
 def rows(run: Path) -> list[dict[str, Any]]:

@@ -4,40 +4,60 @@ import errno
 import json
 import resource
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from taudl_dist.config import OptimConfig
 from taudl_dist.errors import UserError
+from taudl_dist.model import CameraHeads
 from taudl_dist.training import checkpoint
-from taudl_dist.training.optimizer import Trained
+from taudl_dist.training.backbone import TrainedBackbone
+from taudl_dist.training.heads import TrainedHeads
 from taudl_dist.training.world import World
 
 IDENTITY = {"dataset_digest": "abc", "plan_version": 1, "seed": 0}
 CAMERAS = ["north", "south/gate", "east.1"]
 
 
-def _backbone(seed: int) -> Trained:
+def _backbone(seed: int) -> TrainedBackbone:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(3, 2, generator=generator, dtype=torch.float64).requires_grad_()
-    return Trained({"fc.weight": weight, "bn.running_mean": torch.randn(3, generator=generator)}, OptimConfig())
+    return TrainedBackbone({"fc.weight": weight, "bn.running_mean": torch.randn(3, generator=generator)}, OptimConfig())
 
 
-def _heads(cameras: list[str], seed: int) -> Trained:
-    tensors = {}
-    for camera in cameras:
-        generator = torch.Generator().manual_seed(seed * 100 + CAMERAS.index(camera))
-        tensors[f"{camera}/weight"] = torch.randn(4, 3, generator=generator).requires_grad_()
-    return Trained(tensors, OptimConfig())
+def _heads(cameras: list[str], seed: int, *, labels: int = 4, saved: list[str] | None = None) -> TrainedHeads:
+    numbers = [CAMERAS.index(camera) for camera in cameras]
+    heads = CameraHeads(dict.fromkeys(numbers, labels), 3, seed=seed, held=numbers)
+    chosen = None if saved is None else [CAMERAS.index(camera) for camera in saved]
+    return TrainedHeads(heads, dict(enumerate(CAMERAS)), OptimConfig(), saved=chosen)
 
 
-def _move(trained: Trained, *, skip: str = "") -> None:
-    for name, tensor in trained.tensors.items():
-        if tensor.requires_grad and not (skip and name.startswith(skip)):
-            tensor.grad = torch.full_like(tensor, 0.5) * tensor.detach()
-    trained.step(lr=0.1)
+def _move(backbone: TrainedBackbone) -> None:
+    weight = backbone.tensors["fc.weight"]
+    weight.grad = torch.full_like(weight, 0.5) * weight.detach()
+    backbone.step(lr=0.1)
+
+
+def _move_heads(heads: TrainedHeads, *, skip: str = "") -> None:
+    leaves = heads.heads.leaves(
+        camera for camera in heads.heads.rows if not skip or not heads.names[camera].startswith(skip)
+    )
+    for tensor in (tensor for head in leaves.values() for tensor in head):
+        tensor.grad = torch.full_like(tensor, 0.5) + tensor.detach()
+    heads.step(leaves, lr=0.1)
+
+
+def _by_camera(heads: TrainedHeads) -> dict[str, torch.Tensor]:
+    packed, _ = heads.state()
+    state = {}
+    for position, (camera, rows) in enumerate(heads.heads.rows.items()):
+        for name, tensor in packed.items():
+            state[f"{heads.names[camera]}/{name}"] = tensor[position if name.endswith(":step") else rows].clone()
+    return state
 
 
 class _Ranks:
@@ -59,49 +79,77 @@ class _Ranks:
         return Fake(rank=rank, size=size)
 
 
-def _save_as(size: int, folder: Path, *, step: int, attempt: str = "aa", keep: int = 3, moved: bool = True) -> Path:
+def _save(folder: Path, world: World, backbone: TrainedBackbone, heads: TrainedHeads, *, step: int, **options) -> Path:
+    saver = checkpoint.Saver(folder, world=world, identity=IDENTITY, **{"attempt": "aa", "keep": 3, **options})
+    saver.begin(step, backbone=backbone, heads=heads)
+    return saver.complete()
+
+
+def _save_as(size: int, folder: Path, *, step: int, replicated: bool = False, **options) -> Path:
     ranks = _Ranks(size)
     path = None
     for rank in reversed(range(size)):
-        backbone, heads = _backbone(1), _heads(CAMERAS[rank::size], 1)
-        if moved:
-            _move(backbone)
-            _move(heads, skip="east")
-        path = checkpoint.save(
-            folder,
-            step=step,
-            attempt=attempt,
-            world=ranks.world(rank),
-            backbone=backbone,
-            heads=heads,
-            identity=IDENTITY,
-            keep=keep,
-        )
+        owned = CAMERAS[rank::size]
+        backbone, heads = _backbone(1), _heads(CAMERAS, 1, saved=owned) if replicated else _heads(owned, 1)
+        _move(backbone)
+        _move_heads(heads, skip="east")
+        path = _save(folder, ranks.world(rank), backbone, heads, step=step, **options)
     assert path is not None
     return path
 
 
+@pytest.mark.parametrize("replicated", [False, True])
 @pytest.mark.parametrize(("saved_at", "loaded_at"), [(1, 1), (2, 1), (1, 3), (2, 3), (3, 2), (5, 1), (1, 5)])
-def test_any_number_of_workers_loads_what_any_other_saved(tmp_path: Path, saved_at: int, loaded_at: int) -> None:
-    path = _save_as(saved_at, tmp_path, step=7)
+def test_any_number_of_workers_loads_what_any_other_saved(
+    tmp_path: Path, saved_at: int, loaded_at: int, replicated: bool
+) -> None:
+    path = _save_as(saved_at, tmp_path, step=7, replicated=replicated)
     assert checkpoint.newest(tmp_path) == path
     expected_backbone, expected_heads = _backbone(1), _heads(CAMERAS, 1)
     _move(expected_backbone)
-    _move(expected_heads, skip="east")
+    _move_heads(expected_heads, skip="east")
+    before = _by_camera(expected_heads)
+    _move_heads(expected_heads)
+    after = _by_camera(expected_heads)
     ranks = _Ranks(loaded_at)
+    seen = set()
     for rank in reversed(range(loaded_at)):
         backbone, heads = _backbone(2), _heads(CAMERAS[rank::loaded_at], 2)
         assert checkpoint.load(path, world=ranks.world(rank), backbone=backbone, heads=heads, identity=IDENTITY) == 7
-        for found, expected in ((backbone, expected_backbone), (heads, expected_heads)):
-            for key, tensor in found.state().items():
-                assert torch.equal(tensor, expected.state()[key]), key
-            _move(found)  # moments and step counts must have come along
-        assert not any(
-            key.startswith("east.1/weight:") and tensor.dim() == 0 and tensor != 1
-            for key, tensor in heads.state().items()
-        )
+        for key, tensor in backbone.state().items():
+            assert torch.equal(tensor, expected_backbone.state()[key]), key
+        for key, tensor in _by_camera(heads).items():
+            assert torch.equal(tensor, before[key]), key
+            seen.add(key)
+        _move_heads(heads)  # moments and step counts must have come along
+        for key, tensor in _by_camera(heads).items():
+            assert torch.equal(tensor, after[key]), key
+    assert seen == set(before)
+    assert (before["east.1/weight:step"], before["north/weight:step"]) == (0, 1)
+    _move(backbone)
     _move(expected_backbone)
     assert torch.equal(backbone.tensors["fc.weight"], expected_backbone.tensors["fc.weight"])
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    """What is written is the state when it began, and nothing counts before it is complete."""
+    backbone, heads = _backbone(1), _heads(CAMERAS, 1)
+    expected = {**backbone.state(), **heads.state()[0]}
+    expected = {name: tensor.clone() for name, tensor in expected.items()}
+    saver = checkpoint.Saver(tmp_path, attempt="aa", world=World(), identity=IDENTITY, keep=3)
+    assert (saver.is_under_way, saver.is_written) == (False, False)
+    saver.begin(3, backbone=backbone, heads=heads)
+    _move(backbone)
+    _move_heads(heads)
+    deadline = time.monotonic() + 60
+    while not saver.is_written and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert (saver.is_under_way, saver.is_written, checkpoint.newest(tmp_path)) == (True, True, None)
+    path = saver.complete()
+    assert (saver.is_under_way, saver.is_written, checkpoint.newest(tmp_path)) == (False, False, path)
+    found = {key: tensor for file in path.glob("*.safetensors") for key, tensor in load_file(file).items()}
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
 
 
 def test_partial_checkpoints_do_not_count_and_are_cleared_by_the_next_save(tmp_path: Path) -> None:
@@ -163,12 +211,18 @@ def test_damage_is_refused_by_name_and_not_passed_over(tmp_path: Path, kind: str
 
 
 def test_heads_of_other_cameras_or_shapes_are_refused(tmp_path: Path) -> None:
-    path = _save_as(1, tmp_path, step=1)
-    other = Trained({"west/weight": torch.zeros(4, 3, requires_grad=True)}, OptimConfig())
-    wide = Trained({"north/weight": torch.zeros(5, 3, requires_grad=True)}, OptimConfig())
-    for heads, message in ((other, "no tensor west/weight"), (wide, r"\(4, 3\).*\(5, 3\)")):
-        with pytest.raises(UserError, match=message):
+    path = _save(tmp_path, World(), _backbone(1), _heads(CAMERAS[:2], 1), step=1)
+    wide = _heads(CAMERAS[:1], 2, labels=5)
+    double = TrainedHeads(CameraHeads({0: 4}, 3, seed=1, held=[0], dtype=torch.float64), {0: "north"}, OptimConfig())
+    cases = (
+        (_heads(CAMERAS, 2), r"no head of camera east\.1"),
+        (wide, r"\(4, 3\).*\(5, 3\)"),
+        (double, "float32.*float64"),
+    )
+    for heads, message in cases:
+        with pytest.raises(UserError, match=message) as caught:
             checkpoint.load(path, world=World(), backbone=_backbone(2), heads=heads, identity=IDENTITY)
+        assert path.name in str(caught.value)
 
 
 def test_weights_that_are_not_finite_are_not_saved_over_good_ones(tmp_path: Path) -> None:
@@ -177,16 +231,7 @@ def test_weights_that_are_not_finite_are_not_saved_over_good_ones(tmp_path: Path
     with torch.no_grad():
         backbone.tensors["fc.weight"][0, 0] = float("nan")
     with pytest.raises(UserError, match=r"fc.weight is not finite"):
-        checkpoint.save(
-            tmp_path,
-            step=2,
-            attempt="aa",
-            world=World(),
-            backbone=backbone,
-            heads=_heads(CAMERAS, 1),
-            identity=IDENTITY,
-            keep=1,
-        )
+        _save(tmp_path, World(), backbone, _heads(CAMERAS, 1), step=2, keep=1)
     assert [checkpoint.step_of(path) for path in tmp_path.iterdir()] == [1]
 
 

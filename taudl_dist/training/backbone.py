@@ -1,4 +1,4 @@
-"""Adam over named tensors, and its state under the same names, so that any number of workers can save and load it."""
+"""The shared network under training: Adam over named tensors, and its state under the same names."""
 
 from __future__ import annotations
 
@@ -12,29 +12,20 @@ from taudl_dist.errors import UserError
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-class Trained:
+class TrainedBackbone:
     """Named tensors and the Adam that moves the parameters among them.
 
-    A parameter without a gradient is left alone, its moments and step count too. That is how the head of an absent camera waits:
-    plain Adam when all cameras are in each batch, lazy Adam with a step count per camera otherwise.
-
     Args:
-        tensors: parameters, and buffers that belong to the state but are not trained. May be empty.
+        tensors: parameters, at least one, and buffers that belong to the state but are not trained.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], config: OptimConfig) -> None:
         self.tensors = dict(tensors)
         self.parameters = [tensor for tensor in tensors.values() if tensor.requires_grad]
-        self._adam = (
-            torch.optim.Adam(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
-            if self.parameters
-            else None
-        )
+        self._adam = torch.optim.Adam(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
 
     def step(self, *, lr: float) -> None:
         """One Adam step on every parameter that has a gradient; then the gradients are gone."""
-        if self._adam is None:
-            return
         for group in self._adam.param_groups:
             group["lr"] = lr
         self._adam.step()
@@ -45,7 +36,7 @@ class Trained:
         state = {}
         for name, tensor in self.tensors.items():
             state[name] = tensor.detach()
-            moments = self._adam.state.get(tensor, {}) if self._adam else {}
+            moments = self._adam.state.get(tensor, {})
             state.update({f"{name}:{moment}": moments[moment] for moment in MOMENTS if moment in moments})
         return state
 
@@ -61,7 +52,7 @@ class Trained:
         """
         for name, tensor in self.tensors.items():
             tensor.copy_(_expect(name, read(name), tensor))
-            if self._adam is None or not tensor.requires_grad or read(f"{name}:step") is None:
+            if not tensor.requires_grad or read(f"{name}:step") is None:
                 continue
             step, first, second = (read(f"{name}:{moment}") for moment in MOMENTS)
             self._adam.state[tensor] = {
@@ -73,10 +64,10 @@ class Trained:
 
 def _expect(name: str, found: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
     if found is None:
-        raise UserError(f"the checkpoint has no tensor {name}; it was written by another configuration or dataset")
+        raise UserError(f"no tensor {name} in it; it was written by another configuration or dataset")
     if found.shape != like.shape or found.dtype != like.dtype:
         raise UserError(
-            f"checkpoint tensor {name}: found {tuple(found.shape)} {found.dtype}, expected {tuple(like.shape)} {like.dtype};"
+            f"tensor {name}: found {tuple(found.shape)} {found.dtype}, expected {tuple(like.shape)} {like.dtype};"
             " it was written by another configuration or dataset"
         )
     return found
