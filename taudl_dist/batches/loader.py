@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import numpy as np
 
-from taudl_dist.batches.batch import Batch
+from taudl_dist.batches.batch import Batch, Composition
 from taudl_dist.batches.draws import concatenate, crop_windows
 from taudl_dist.batches.pipeline import CorruptImageError, DecodePipeline, jpeg_sizes
-from taudl_dist.batches.plan import BatchPlan, Group, check_world_size, split_groups
+from taudl_dist.batches.plan import BatchPlan, Group, check_world_size
 from taudl_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,11 +86,7 @@ class BatchLoader:
         Raises:
             UserError: damaged data, with shard and tracklet.
         """
-        import torch
-
-        groups = self._plan.groups(step)
-        runs = split_groups(groups, self._world_size)
-        mine = runs[self._rank]
+        mine, layout = self._plan.share(step, rank=self._rank, world_size=self._world_size)
         jpegs = [
             jpeg for group in mine for row, frames in zip(group.rows, group.frames) for jpeg in self._read(row, frames)
         ]
@@ -100,21 +96,13 @@ class BatchLoader:
         except CorruptImageError as error:
             self._name_culprit(mine, error)
 
-        def per_image(values: Sequence[np.ndarray]) -> torch.Tensor:
-            """One number per tracklet, group by group, repeated for its frames."""
-            return torch.from_numpy(np.repeat(np.concatenate(values), mine[0].frames.shape[1])).to(self._device)
-
         return Batch(
             step=step,
             images=images,
-            cameras=per_image([np.full(len(group.rows), group.camera) for group in mine]),
-            labels=per_image([group.labels for group in mine]),
-            tracklets=per_image([group.slots for group in mine]),
             group_sizes=tuple(group.num_images for group in mine),
-            rank_images=tuple(sum(group.num_images for group in run) for run in runs),
-            rank_tracklets=tuple(sum(len(group.rows) for group in run) for run in runs),
-            total_groups=len(groups),
-            num_cameras=len({group.camera for group in groups}),
+            composition=Composition.of(
+                layout, world_size=self._world_size, frames=self._plan.config.batch.frames
+            ),
         )
 
     def _read(self, row: int, frames: np.ndarray) -> list[bytes]:
