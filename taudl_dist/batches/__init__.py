@@ -4,4 +4,13 @@ from taudl_dist.batches.batch import Batch, Composition
 from taudl_dist.batches.loader import BatchLoader
 from taudl_dist.batches.plan import PLAN_VERSION, BatchPlan, Group, check_world_size, split_groups
 
-__all__ = ["PLAN_VERSION", "Batch", "BatchLoader", "BatchPlan", "Composition", "Group", "check_world_size", "split_groups"]
+__all__ = [
+    "PLAN_VERSION",
+    "Batch",
+    "BatchLoader",
+    "BatchPlan",
+    "Composition",
+    "Group",
+    "check_world_size",
+    "split_groups",
+]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taudl_dist.batches.plan import Group
+from taudl_dist.batches.plan import Layout
 
 if TYPE_CHECKING:
     import torch
@@ -30,17 +29,6 @@ class Composition:
     """F."""
     rank_tracklets: tuple[int, ...]
     """Tracklets of every worker."""
-
-    @classmethod
-    def of(cls, runs: Sequence[Sequence[Group]]) -> Composition:
-        """That of a batch divided into these runs of groups."""
-        groups = [group for run in runs for group in run]
-        return cls(
-            cameras=np.repeat([group.camera for group in groups], [len(group.rows) for group in groups]),
-            labels=np.concatenate([group.labels for group in groups]),
-            frames=groups[0].frames.shape[1],
-            rank_tracklets=tuple(sum(len(group.rows) for group in run) for run in runs),
-        )
 
     @property
     def num_images(self) -> int:

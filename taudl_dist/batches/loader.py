@@ -100,9 +100,7 @@ class BatchLoader:
             step=step,
             images=images,
             group_sizes=tuple(group.num_images for group in mine),
-            composition=Composition.of(
-                layout, world_size=self._world_size, frames=self._plan.config.batch.frames
-            ),
+            composition=Composition.of(layout, world_size=self._world_size, frames=self._plan.config.batch.frames),
         )
 
     def _read(self, row: int, frames: np.ndarray) -> list[bytes]:
