@@ -30,6 +30,12 @@ class Composition:
     rank_tracklets: tuple[int, ...]
     """Tracklets of every worker."""
 
+    @classmethod
+    def of(cls, layout: Layout, *, world_size: int, frames: int) -> Composition:
+        """That of a planned batch, divided among workers."""
+        ranks = layout.rank_tracklets(world_size)
+        return cls(cameras=layout.cameras, labels=layout.labels, frames=frames, rank_tracklets=ranks)
+
     @property
     def num_images(self) -> int:
         """N_bs of Eq. 2."""

@@ -22,7 +22,7 @@ from taudl_dist.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from taudl_dist.dataset import Dataset
+    from taudl_dist.dataset import Dataset, Extent
 
 Item = TypeVar("Item")
 
@@ -70,7 +70,7 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
-        batches = prefetch(self.load, self._steps, depth=self._depth)
+        batches = self._batches()
         self._running = weakref.ref(batches)  # a loop that is left drops its iterator, and the thread ends with it
         return batches
 
@@ -79,6 +79,10 @@ class BatchLoader:
         running = self._running()
         if running is not None:
             running.close()
+
+    def stats(self) -> dict[str, float]:
+        """What reading from the object store cost so far (see ReadStats.as_dict); empty for a local dataset."""
+        return self._reader.remote.stats.as_dict() if self._reader.remote else {}
 
     def load(self, step: int) -> Batch:
         """The worker's share of a step, read and decoded now.
@@ -103,12 +107,33 @@ class BatchLoader:
             composition=Composition.of(layout, world_size=self._world_size, frames=self._plan.config.batch.frames),
         )
 
+    def _batches(self) -> Generator[Batch]:
+        if self._reader.remote is None:
+            yield from prefetch(self.load, self._steps, depth=self._depth)
+            return
+        from taudl_dist.dataset import FetchAhead
+
+        ahead = FetchAhead(self._reader.remote, self._extents, self._steps)
+
+        def load(step: int) -> Batch:
+            with ahead.step(step):
+                return self.load(step)
+
+        yield from prefetch(load, self._steps, depth=self._depth, release=ahead.close)
+
+    def _extents(self, step: int) -> list[Extent]:
+        """All that this worker reads in a step."""
+        index, mine = self._dataset.training, split_groups(self._plan.groups(step), self._world_size)[self._rank]
+        rows = np.concatenate([group.rows for group in mine])
+        columns = [index.take(name, rows).tolist() for name in ("shard", "offset", "length")]
+        return [self._reader.extent(*extent) for extent in zip(*columns)]
+
     def _read(self, row: int, frames: np.ndarray) -> list[bytes]:
         index = self._dataset.training
         jpegs = self._reader.read(*self._extent(row))
         if len(jpegs) != index.num_frames[row]:
             raise UserError(
-                f"{self._dataset.shard_path(index.shard[row])}: tracklet {self._reader.read_sample(*self._extent(row)).key} has"
+                f"{self._dataset.shard_location(index.shard[row])}: tracklet {self._reader.read_sample(*self._extent(row)).key} has"
                 f" {len(jpegs)} images, the index says {index.num_frames[row]}; run `taudl validate`, then make the dataset again"
             )
         return [jpegs[frame] for frame in frames]
@@ -123,15 +148,18 @@ class BatchLoader:
         extent = self._extent(np.concatenate([group.rows for group in groups])[tracklet])
         sample = self._reader.read_sample(*extent)
         raise UserError(
-            f"{self._dataset.shard_path(extent[0])}: {sample.key}.{sample.frames[frames[tracklet, column]]:06d}.jpg:"
+            f"{self._dataset.shard_location(extent[0])}: {sample.key}.{sample.frames[frames[tracklet, column]]:06d}.jpg:"
             f" {error.reason}; run `taudl validate`, then make the dataset again"
         ) from None
 
 
-def prefetch(make: Callable[[int], Item], steps: Sequence[int], *, depth: int) -> Generator[Item]:
+def prefetch(
+    make: Callable[[int], Item], steps: Sequence[int], *, depth: int, release: Callable[[], None] = lambda: None
+) -> Generator[Item]:
     """make(step) for each step in order, up to `depth` of them made ahead in a thread.
 
-    An exception of `make` is raised where its item would have come. The thread ends with the generator, however that ends.
+    An exception of `make` is raised where its item would have come. The thread ends with the generator, however that ends;
+    `release` is called then, and ends whatever `make` may wait for.
     """
     ready: queue.SimpleQueue[tuple[Item | None, BaseException | None]] = queue.SimpleQueue()
     room = threading.Semaphore(depth)
@@ -159,4 +187,5 @@ def prefetch(make: Callable[[int], Item], steps: Sequence[int], *, depth: int) -
     finally:
         stopping.set()
         room.release()
+        release()
         thread.join(_STOP_TIMEOUT_S)  # a read from a dead network disk must not hang the exit
