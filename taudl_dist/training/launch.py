@@ -13,11 +13,11 @@ from typing import Any
 from taudl_dist import tracking
 from taudl_dist.batches import BatchPlan, check_world_size
 from taudl_dist.config import Config, worker_range
-from taudl_dist.dataset import open_dataset
+from taudl_dist.dataset import absolute, open_dataset
 from taudl_dist.errors import UsageError, UserError
 from taudl_dist.progress import log
 from taudl_dist.training import Interrupted
-from taudl_dist.training.run_folder import RunFolder, open_run
+from taudl_dist.training.run_folder import RunFolder, check_folder, locked, open_run
 from taudl_dist.training.world import launched_size, process_world
 
 
@@ -37,21 +37,24 @@ def launch(config: Config) -> Path:
 def _train_here(config: Config) -> Path:
     from taudl_dist.training.loop import Loop
 
-    with process_world() as world, stop_signals(insist=world.size == 1) as asked:
-        run = world.first(lambda: prepare(config, workers=(world.size, world.size)))
+    with process_world() as world, stop_signals(insist=world.size == 1) as asked, contextlib.ExitStack() as held:
+        run = world.first(lambda: prepare(config, workers=(world.size, world.size), held=held))
         with concluding(config, run) if world.rank == 0 else contextlib.nullcontext():
             outcome = Loop(config, run, world, stop_signal=asked).train()
             check_finished(config, run, dataclasses.asdict(outcome))
     return run.path
 
 
-def prepare(config: Config, *, workers: tuple[int, int]) -> RunFolder:
-    """Checks data, settings and number of workers; then makes the run folder and the MLflow run.
+def prepare(config: Config, *, workers: tuple[int, int], held: contextlib.ExitStack) -> RunFolder:
+    """Checks data, settings and number of workers; then locks and makes the run folder, and the MLflow run.
 
     Args:
         workers: fewest and most.
+        held: takes the lock, and keeps it as long as it is open.
     """
-    dataset = open_dataset(config.data)
+    from taudl_dist.model import build_model
+
+    dataset = open_dataset(config.data, config.storage)
     plan = BatchPlan(dataset, config)
     check_world_size(plan.num_groups, plan.cameras_per_step, workers[1])
     if config.loss.ccta_weight > 0 and plan.cameras_per_step < 2:
@@ -59,10 +62,11 @@ def prepare(config: Config, *, workers: tuple[int, int]) -> RunFolder:
             f"{config.data} gives {plan.cameras_per_step} camera a batch, and CCTA associates tracklets across at least two;"
             " use --recipe pctd for one camera, or a dataset with more"
         )
-    weights = config.model.weights
-    if weights not in ("", "imagenet") and not Path(weights).is_file():
-        raise UserError(f"--weights {weights}: no such file; expected a .safetensors or .pth file, or `imagenet`")
+    check_folder(config)
+    if config.model.weights and not _has_checkpoint(config):
+        build_model(config.model, seed=config.seed)  # refuses a file that is missing, or of another architecture
     tracking.tracking_uri(config)
+    held.enter_context(locked(Path(config.out)))
     run = open_run(config, dataset_digest=dataset.digest, workers=workers)
     _track(config, run)
     return run
@@ -98,6 +102,12 @@ def check_finished(config: Config, run: RunFolder, outcome: dict[str, Any]) -> N
     raise Interrupted(message, 128 + number if number else 0)
 
 
+def _has_checkpoint(config: Config) -> bool:
+    from taudl_dist.training.checkpoint import newest
+
+    return newest(Path(config.out) / "checkpoints") is not None
+
+
 def _track(config: Config, run: RunFolder) -> dict[str, Any] | None:
     place = tracking.start(config, run.info())
     if place:
@@ -110,9 +120,11 @@ def _absolute(config: Config) -> Config:
     model = config.model
     if model.weights not in ("", "imagenet"):
         model = dataclasses.replace(model, weights=str(Path(model.weights).resolve()))
-    return dataclasses.replace(
-        config, data=str(Path(config.data).resolve()), out=str(Path(config.out).resolve()), model=model
-    )
+    storage = config.storage
+    if storage.cache_dir and not storage.cache_dir.startswith("~"):  # each machine has its own home
+        storage = dataclasses.replace(storage, cache_dir=str(Path(storage.cache_dir).resolve()))
+    out = str(Path(config.out).resolve())
+    return dataclasses.replace(config, data=absolute(config.data), out=out, model=model, storage=storage)
 
 
 def _launcher(config: Config) -> str:

@@ -13,6 +13,8 @@ from taudl_dist.training.run_folder import write_text
 class MetricsFile:
     """Appends lines; what a lost attempt wrote from `start` on is cut away first, atomically.
 
+    The file is always a new one, so that a worker which outlived its attempt appends to the old one, which nobody sees.
+
     Args:
         start: first step that will be written.
     """
@@ -20,8 +22,7 @@ class MetricsFile:
     def __init__(self, path: Path, *, start: int) -> None:
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         kept = [line for line in lines if _step_of(line) < start]
-        if kept != lines or not path.exists():
-            write_text(path, "".join(f"{line}\n" for line in kept))
+        write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
 
     def write(self, row: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Training on Ray: the only module that knows Ray Train.
+"""Training on Ray: the driver, and what each worker runs.
 
 The workers run the same loop as a plain process. They find the newest complete checkpoint themselves, for one that Ray was told of
 can be lost when a worker dies. What rank 0 has to say reaches the user through train.log, free of Ray's own messages.
@@ -7,49 +7,55 @@ can be lost when a worker dies. What rank 0 has to say reaches the user through 
 from __future__ import annotations
 
 import contextlib
-import errno
-import logging
 import os
 import shutil
-import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from taudl_dist.config import Config, worker_range
 from taudl_dist.errors import UserError
 from taudl_dist.progress import log
+from taudl_dist.ray_cluster import ray_session
 from taudl_dist.training.launch import check_finished, concluding, prepare, stop_signals
 from taudl_dist.training.run_folder import RunFolder, write_text
 from taudl_dist.training.world import TIMEOUT_S, World
 
 _ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Between two looks of the controller at its workers; a thousand short calls a second are no load. Ray's 2 s add to every recovery.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    "RAY_worker_niceness": "0",  # Ray's 15 starves training beside any other process
+    # Until the controller thinks again about how many workers fit. It first tries the number it had, for it learns only every 20 s
+    # what machines are left; Ray's 60 s are lost then. It covers reserving places only, not starting workers or machines.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+    # Between two looks at machines about to be taken away; Ray's 5 s are a sixth of the shortest notice a cloud gives.
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+    # Until a worker that is stopped dead counts as lost; as long as a collective waits for it.
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(TIMEOUT_S),
 }
 
-MAX_FAILURES = 3
-"""Times the workers are started again after one was lost."""
+RESIZE_INTERVAL_S = 60.0
+"""Seconds between two looks for room for more workers; taking them in costs a restart, so machines that come one by one wait."""
 
 
 def train_on_ray(config: Config) -> Path:
     """Trains with Ray Train workers, on the cluster of RAY_ADDRESS or on a private one on this machine."""
+    from taudl_dist.training.ray_faults import for_the_user
+
     low, high = worker_range(config.workers)
-    with stop_signals() as asked:
-        run = prepare(config, workers=(low, high))
-        with concluding(config, run), cluster(high):
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with stop_signals() as asked, contextlib.ExitStack() as held:
+        run = prepare(config, workers=(low, high), held=held)
+        with concluding(config, run), ray_session(cpus=max(high, os.cpu_count() or 1)):
             use_gpu = _check_resources(low)
             failure: list[BaseException] = []
             fit = threading.Thread(target=_fit, args=(config, run, use_gpu, failure), daemon=True)
             fit.start()
             _wait(fit, run, asked)
             if failure:
-                raise _plain(failure[0], run)
+                raise for_the_user(failure[0]) or failure[0]
             check_finished(config, run, run.info()["outcome"])
     return run.path
 
@@ -76,20 +82,29 @@ def _fit(config: Config, run: RunFolder, use_gpu: bool, failure: list[BaseExcept
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from taudl_dist.training.ray_faults import Faults, NoteSigterm
+
     low, high = worker_range(config.workers)
     num_workers: Any = high if low == high else (low, high)
     storage = run.path / ".ray"  # Ray insists on a place of its own; nothing of ours is in it
+    shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
     try:
         TorchTrainer(
             _work,
             train_loop_config={"config": config, "run": run},
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=TIMEOUT_S),
-            scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
+            scaling_config=ScalingConfig(
+                num_workers=num_workers,
+                use_gpu=use_gpu,
+                elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,  # type: ignore[call-arg]  # mypy sees the class of Train V1
+            ),
             run_config=RunConfig(
                 name=f"taudl-{uuid.uuid4().hex[:12]}",  # a name used before would silently continue that run
                 storage_path=str(storage),
-                failure_config=FailureConfig(max_failures=MAX_FAILURES),
-                callbacks=[_on_failure(run)],
+                failure_config=FailureConfig(
+                    max_failures=-1
+                ),  # Faults counts, and only what happens between two checkpoints
+                callbacks=[Faults(run, (low, high)), NoteSigterm()],  # type: ignore[list-item]
             ),
         ).fit()
     except BaseException as error:  # raised again in the main thread
@@ -104,106 +119,23 @@ def _work(payload: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from taudl_dist.training.loop import Loop
+    from taudl_dist.training.ray_faults import Requests, Yielded, append
 
-    context, run = ray.train.get_context(), payload["run"]
+    context, config, run = ray.train.get_context(), payload["config"], payload["run"]
     world = World(
         rank=context.get_world_rank(),
         size=context.get_world_size(),
         local_size=context.get_local_world_size(),
         device=get_device(),
     )
-
-    def stop_signal() -> int:
-        return int(run.stop.read_text()) if world.rank == 0 and run.stop.exists() else 0
-
-    Loop(payload["config"], run, world, stop_signal=stop_signal, report=lambda line: _append(run.log, line)).train()
-
-
-def _append(path: Path, line: str) -> None:
-    with path.open("a") as file:
-        file.write(line + "\n")
-
-
-def _on_failure(run: RunFolder) -> Any:
-    from ray.train import UserCallback
-
-    class OnFailure(UserCallback):
-        """Runs in Ray's controller. What the user must mend is raised there, which ends the run instead of trying again."""
-
-        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
-            for error in worker_exceptions.values():
-                cause = _for_the_user(error)
-                if cause:
-                    raise cause
-            ranks = ", ".join(map(str, sorted(worker_exceptions)))
-            _append(run.log, f"lost worker {ranks}; starting again from the newest checkpoint")
-
-    return OnFailure()
-
-
-def _for_the_user(error: BaseException) -> BaseException | None:
-    """What only the user can mend (a UserError, a full or read-only disk) somewhere inside what Ray made of it, or None."""
-    final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-    if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in final):
-        return error
-    inside = [getattr(error, name, None) for name in ("controller_failure", "_base_exc", "cause", "__cause__")]
-    inside += list(getattr(error, "worker_failures", {}).values())
-    found = (_for_the_user(part) for part in inside if isinstance(part, BaseException))
-    return next(filter(None, found), None)
-
-
-def _plain(error: BaseException, run: RunFolder) -> BaseException:
-    cause = _for_the_user(error)
-    if cause:
-        return cause
-    if _died(error):
-        return UserError(
-            f"workers were lost {MAX_FAILURES + 1} times (killed, out of memory, or their machine gone); find out why, then go on"
-            f" with: taudl train --out {run.path} --resume"
-        )
-    return error
-
-
-def _died(error: BaseException) -> bool:
-    from ray.exceptions import RayActorError
-
-    failures = getattr(error, "worker_failures", {}).values()
-    return any(isinstance(part, RayActorError) or "ActorDied" in repr(part) for part in failures)
-
-
-@contextlib.contextmanager
-def cluster(workers: int) -> Iterator[None]:
-    """The Ray cluster this process is in, that of RAY_ADDRESS, or a private one that ends with the run."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nobody else talks to a private cluster
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    temporary = None
-    if address:
-        ray.init(address=address, **quiet)
-    else:
-        temporary = tempfile.mkdtemp(prefix="taudl-", dir="/tmp")  # socket paths must stay under 107 bytes
-        cores = max(workers, os.cpu_count() or 1)
-        log(f"starting Ray for {workers} worker{'s' * (workers > 1)}")
-        private: dict[str, Any] = {
-            "object_store_memory": 128 * 2**20,
-            "include_dashboard": False,
-            "_temp_dir": temporary,
-        }
-        ray.init(address="local", num_cpus=cores, **private, **quiet)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
+    requests = Requests(run, rank=world.rank)
+    loop = Loop(config, run, world, stop_signal=requests, report=lambda line: append(run.log, line))
+    requests.attempt = loop.attempt
+    outcome = loop.train()
+    if world.rank == 0:
+        run.request.unlink(missing_ok=True)  # answered: the state is saved
+    if outcome.signal and not run.stop.exists():
+        raise Yielded(f"saved after {outcome.step} steps")
 
 
 def _check_resources(workers: int) -> bool:

@@ -3,28 +3,43 @@
 config.yaml      the resolved configuration            run.json       dataset digest, MLflow run, code version, attempts
 metrics.jsonl    a line a step                         train.log      the log lines of rank 0
 checkpoints/     see checkpoint.py                     model.*        final weights, when all steps are done
+lock             held by the one driver                stop, request  what driver and Ray's controller ask of the workers
+
+One driver at a time holds the lock. Each start of the workers is an attempt with a name of its own, listed in run.json; what an
+attempt writes after a later one has begun does not count, so a worker that outlived its attempt can do no harm.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from taudl_dist.config import Config, flatten, load_yaml, resolve, to_dict
+from taudl_dist.dataset.location import absolute
 from taudl_dist.errors import UserError
 from taudl_dist.progress import log
 
 FORMAT = "taudl-run"
 VERSION = 1
 _FREE = {"data", "out", "workers", "resume", "launcher", "stop_at"}
-_FREE_GROUPS = ("checkpoint.", "tracking.")
+_FREE_GROUPS = ("checkpoint.", "parallel.", "storage.", "tracking.")
+_LOCK = "lock"
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+class Overtaken(UserError):
+    """A later attempt of the run has begun; what this one would write does not count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +65,11 @@ class RunFolder:
         """Under Ray the driver asks the workers to stop by writing a signal number here."""
         return self.path / "stop"
 
+    @property
+    def request(self) -> Path:
+        """Ray's controller asks an attempt to save its state: the attempt's name, and SIGUSR1 (go on) or SIGTERM (then end)."""
+        return self.path / "request"
+
     def info(self) -> dict[str, Any]:
         """The contents of run.json.
 
@@ -74,22 +94,53 @@ class RunFolder:
         """Replaces entries of run.json."""
         write_json(self.path / "run.json", {**self.info(), **changes})
 
-    def add_attempt(self, **facts: Any) -> None:
-        """Appends to the history of starts in run.json."""
-        started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self.update(attempts=[*self.info()["attempts"], {"started": started, **facts}])
+    def attempt(self) -> str | None:
+        """The name of the newest attempt, or None before the first."""
+        attempts = self.info()["attempts"]
+        return attempts[-1]["attempt"] if attempts else None
+
+    def add_attempt(self, attempt: str, *, after: str | None, **facts: Any) -> None:
+        """Appends to the history of starts in run.json.
+
+        Args:
+            after: the newest attempt when this one began.
+
+        Raises:
+            Overtaken: another one has begun since.
+        """
+        self.check_newest(after)
+        self.update(attempts=[*self.info()["attempts"], {"started": _now(), "attempt": attempt, **facts}])
+
+    def check_newest(self, attempt: str | None) -> None:
+        """Stops a worker that outlived its attempt before it writes.
+
+        Raises:
+            Overtaken: a later attempt has begun.
+        """
+        newest = self.attempt()
+        if newest != attempt:
+            raise Overtaken(
+                f"{self.path}: attempt {newest} of this run has begun after {attempt}, which ends here; nothing is lost"
+            )
+
+    def trusts(self, attempt: str, step: int) -> bool:
+        """Whether a checkpoint counts: no later attempt has begun at an earlier step, which would have been written without it."""
+        attempts = self.info()["attempts"]
+        names = [entry["attempt"] for entry in attempts]
+        later = attempts[names.index(attempt) + 1 :] if attempt in names else []
+        return all(step <= entry["from_step"] for entry in later)
 
 
-def open_run(config: Config, *, dataset_digest: str, workers: tuple[int, int]) -> RunFolder:
-    """The run folder, created or checked for going on; config.yaml and run.json are written.
+def check_folder(config: Config) -> None:
+    """Refuses a place for a run without touching it.
 
     Raises:
-        UserError: the folder is not empty and --resume is not given, or the run in it cannot go on this way.
+        UserError: the folder is not empty and --resume is not given, or there is no run to go on with.
     """
-    run = RunFolder(path=Path(config.out).resolve())
-    entries = sorted(path.name for path in run.path.iterdir()) if run.path.is_dir() else []
-    if run.path.exists() and not run.path.is_dir():
+    path = Path(config.out)
+    if path.exists() and not path.is_dir():
         raise UserError(f"--out {config.out}: found a file, expected a folder to write the run into")
+    entries = sorted(entry.name for entry in path.iterdir() if entry.name != _LOCK) if path.is_dir() else []
     if entries and not config.resume:
         hint = "add --resume to go on from its newest checkpoint, or " if "run.json" in entries else ""
         raise UserError(
@@ -99,11 +150,54 @@ def open_run(config: Config, *, dataset_digest: str, workers: tuple[int, int]) -
         raise UserError(
             f"--resume: {config.out} holds no run to go on with (no run.json); check --out, or drop --resume"
         )
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other drivers out of a run folder, which is made if need be.
+
+    The kernel drops the lock when its holder dies, however it dies. It works across machines on NFS 4 and on Lustre mounted with
+    `flock`; where the file system keeps no locks, a line says so.
+
+    Raises:
+        UserError: another driver holds it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / _LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"--out {path}: another `taudl train` is writing into it ({file.read().strip() or 'it has just begun'});"
+                " wait for it or stop it, or choose another folder"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            log(
+                f"warning: the file system of {path} keeps no locks ({error.strerror}); start no second driver on this run"
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {_now()}\n")
+        file.flush()
+        yield
+
+
+def open_run(config: Config, *, dataset_digest: str, workers: tuple[int, int]) -> RunFolder:
+    """The run folder, created or checked for going on; config.yaml and run.json are written.
+
+    Raises:
+        UserError: the folder is not empty and --resume is not given, or the run in it cannot go on this way.
+    """
+    check_folder(config)
+    run = RunFolder(path=Path(config.out).resolve())
     info = _identity(config, dataset_digest, workers)
     if config.resume:
         info = _continued(run, config, info)
     run.path.mkdir(parents=True, exist_ok=True)
     run.stop.unlink(missing_ok=True)
+    run.request.unlink(missing_ok=True)
     write_config(run, config)
     write_json(run.path / "run.json", info)  # last: it says that there is a run to go on with
     return run
@@ -136,7 +230,7 @@ def _identity(config: Config, dataset_digest: str, workers: tuple[int, int]) -> 
     return {
         "format": FORMAT,
         "version": VERSION,
-        "dataset": {"path": str(Path(config.data).resolve()), "digest": dataset_digest},
+        "dataset": {"path": absolute(config.data), "digest": dataset_digest},
         "config_digest": config_digest(config),
         "code": code_version(),
         "workers": ":".join(map(str, sorted(set(workers)))),
@@ -154,10 +248,10 @@ def _continued(run: RunFolder, config: Config, info: dict[str, Any]) -> dict[str
     before, now = decisive(_saved_config(run)), decisive(config)
     changed = [key for key in now if before.get(key) != now[key]]
     digests = old["dataset"]["digest"], info["dataset"]["digest"]
-    checkpoint = newest(run.checkpoints)
+    checkpoint = newest(run.checkpoints, trusts=run.trusts)
     if checkpoint is None:
         same = not changed and digests[0] == digests[1]
-        return {**info, "mlflow": old["mlflow"], "attempts": old["attempts"]} if same else info
+        return {**info, "mlflow": old["mlflow"] if same else None, "attempts": old["attempts"]}
     if digests[0] != digests[1]:
         raise UserError(
             f"--resume: {run.path} was trained on the dataset with digest {digests[0]}, {config.data} has digest {digests[1]};"
@@ -189,6 +283,10 @@ def _saved_config(run: RunFolder) -> Config:
         raise UserError(
             f"--resume: {run.path / 'config.yaml'} is not what the run wrote ({error}); start a new run with another --out"
         ) from None
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def code_version() -> dict[str, Any]:

@@ -41,7 +41,7 @@ def test_a_killed_worker_a_stopped_driver_and_torchrun_give_the_same_bits(
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=400)
     assert process.returncode == 130, err
-    assert "starting again from the newest checkpoint" in err
+    assert "(killed, or out of memory); going on from step" in err
     assert "--resume" in err
     assert "Traceback" not in err
 

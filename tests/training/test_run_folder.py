@@ -1,13 +1,20 @@
-"""When a run folder may be written to, and when its run may go on."""
+"""When a run folder may be written to, when its run may go on, and who may still write."""
 
 import dataclasses
+import errno
+import fcntl
+import multiprocessing
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from taudl_dist.config import Config, resolve
 from taudl_dist.errors import UserError
-from taudl_dist.training.run_folder import RunFolder, config_digest, open_run
+from taudl_dist.training import checkpoint
+from taudl_dist.training.run_folder import Overtaken, RunFolder, config_digest, locked, open_run
 
 BASE = {"data": "d", "steps": 100, "model": {"name": "small"}}
 
@@ -31,7 +38,8 @@ def test_a_new_run_describes_itself(tmp_path: Path) -> None:
     info = run.info()
     assert (info["format"], info["version"], info["dataset"]["digest"], info["workers"]) == ("taudl-run", 1, "abc", "1")
     assert info["code"]["version"]
-    run.add_attempt(world_size=2, from_step=0)
+    assert run.attempt() is None
+    run.add_attempt("a1", after=None, world_size=2, from_step=0)
     assert run.info()["attempts"][0]["world_size"] == 2
     assert not list(run.path.glob("*.tmp*"))
 
@@ -137,3 +145,88 @@ def test_a_run_without_a_checkpoint_keeps_its_identity_or_takes_a_new_one(tmp_pa
     assert _open(_config(tmp_path, resume=True)).info()["mlflow"] == {"run_id": "r1"}
     changed = dataclasses.replace(_config(tmp_path, resume=True), seed=9)
     assert _open(changed).info()["mlflow"] is None
+
+
+def test_a_second_driver_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "r"),
+        pytest.raises(UserError, match=rf"process {os.getpid()} on .*since 20"),
+        locked(tmp_path / "r"),
+    ):
+        pass
+    with locked(tmp_path / "r"):
+        _open(_config(tmp_path / "r"))  # the lock's own file does not count as a folder in use
+
+
+def _hold(path: Path, pipe: Any) -> None:
+    with locked(path):
+        pipe.send("held")
+        signal.pause()
+
+
+def test_a_dead_holder_does_not_block(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    holder = context.Process(target=_hold, args=(tmp_path, there))
+    holder.start()
+    assert here.recv() == "held"
+    with pytest.raises(UserError, match=f"process {holder.pid}"), locked(tmp_path):
+        pass
+    holder.kill()
+    holder.join()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_costs_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(file: Any, how: int) -> None:  # noqa: ARG001
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked(tmp_path):
+        assert "keeps no locks" in capsys.readouterr().err
+
+
+def test_an_attempt_that_was_overtaken_may_not_write(tmp_path: Path) -> None:
+    run = _open(_config(tmp_path))
+    run.add_attempt("a1", after=None, world_size=2, from_step=0)
+    run.check_newest("a1")
+    run.add_attempt("a2", after="a1", world_size=1, from_step=4)
+    with pytest.raises(Overtaken, match="attempt a2 of this run has begun after a1"):
+        run.check_newest("a1")
+    with pytest.raises(Overtaken):  # a3 began before a2 was announced
+        run.add_attempt("a3", after="a1", world_size=1, from_step=4)
+    assert run.attempt() == "a2"
+
+
+TRUSTED = [
+    ("a1", 4, True, "where the second attempt began"),
+    ("a1", 5, False, "written by the first after the second had begun"),
+    ("a2", 5, True, "where the third attempt began"),
+    ("a2", 8, False, "ahead of where the third began"),
+    ("a3", 99, True, "the newest attempt"),
+    ("bb", 99, True, "put there by hand"),
+]
+
+
+@pytest.mark.parametrize(("attempt", "step", "trusted", "remark"), TRUSTED, ids=[row[3] for row in TRUSTED])
+def test_checkpoints_of_overtaken_attempts_do_not_count(
+    tmp_path: Path, attempt: str, step: int, trusted: bool, remark: str
+) -> None:
+    run = _open(_config(tmp_path))
+    for name, after, start in (("a1", None, 0), ("a2", "a1", 4), ("a3", "a2", 5)):
+        run.add_attempt(name, after=after, world_size=1, from_step=start)
+    assert run.trusts(attempt, step) is trusted, remark
+
+
+def test_a_run_goes_on_from_the_newest_checkpoint_that_counts(tmp_path: Path) -> None:
+    run = _open(_config(tmp_path))
+    for name, after, start in (("a1", None, 0), ("a2", "a1", 4)):
+        run.add_attempt(name, after=after, world_size=1, from_step=start)
+    for name in ("step-0000000004-a1", "step-0000000006-a2", "step-0000000008-a1"):
+        (run.checkpoints / name).mkdir(parents=True)
+        (run.checkpoints / name / "COMPLETE.json").touch()
+    assert checkpoint.newest(run.checkpoints, trusts=run.trusts).name == "step-0000000006-a2"
+    assert checkpoint.newest(run.checkpoints).name == "step-0000000008-a1"

@@ -1,0 +1,81 @@
+"""A connection to Ray for sharding and training: the cluster of RAY_ADDRESS, or a private one that lives as long as this process.
+
+A private cluster takes no port that another cluster on the machine may want, is seen by no other process, and its workers die with
+the process that started it, even with SIGKILL (two idle agents of Ray's then stay for a minute: they try to tell the dead head).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from taudl_dist.progress import log
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 starves the work beside any other process
+}
+_OBJECT_STORE_BYTES = 128 * 2**20
+"""Enough for tasks and settings; the data goes through files."""
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+
+@contextlib.contextmanager
+def ray_session(*, cpus: int) -> Iterator[Any]:
+    """Ray, connected: as this process already is, to the cluster of RAY_ADDRESS, or to a private one with `cpus` CPUs."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nobody else talks to a private cluster
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    with contextlib.nullcontext(address) if address else _private_cluster(cpus) as place:
+        ray.init(address=place, **_QUIET)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _private_cluster(cpus: int) -> Iterator[str]:
+    """The address of a one-node cluster.
+
+    `ray.init` would do the same, but gives its agent Ray's default port 52365 and no way to say otherwise; a cluster that somebody
+    starts on this machine afterwards then takes no jobs.
+    """
+    from ray._private.node import Node
+    from ray._private.parameter import RayParams
+
+    folder = tempfile.mkdtemp(prefix="taudl-", dir="/tmp")  # socket paths must stay under 107 bytes
+    log(f"starting Ray with {cpus} CPU{'s' * (cpus > 1)}")
+    node = None
+    try:
+        node = Node(
+            RayParams(
+                num_cpus=cpus,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                include_log_monitor=False,  # type: ignore[arg-type]  # declared as text
+                no_monitor=True,
+                dashboard_agent_listen_port=0,
+                temp_dir=folder,
+            ),
+            head=True,
+            shutdown_at_exit=False,  # would take over SIGTERM
+        )
+        yield node.gcs_address
+    finally:
+        if node:
+            node.kill_all_processes(check_alive=False, allow_graceful=True)
+        shutil.rmtree(folder, ignore_errors=True)
