@@ -3,106 +3,78 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
+from taudl_dist.commands.train import TrainArgs, as_config, parse_args
 from taudl_dist.errors import UsageError
 
-if TYPE_CHECKING:
-    from taudl_dist.batches import BatchPlan
-    from taudl_dist.config import Config
 
-_SAMPLED_STEPS = 50
-_STATE_TENSORS = 3  # a head's weights and Adam's two moments
+@dataclass(frozen=True, kw_only=True)
+class PlanArgs(TrainArgs):
+    """Print what a training run will touch, from the dataset's index alone: batch, reading, cache, epochs, memory of heads, traffic.
+
+    Takes the flags of `taudl train`, and exits with code 2 where that many workers could not share a batch.
+
+    Example: taudl plan --data dataset --workers 8 --steps 20000 --steps-per-second 5
+    """
+
+    steps_per_second: float = 1.0
+    """Pace of training for which the reading and the traffic of a second are given."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Takes the flags of `taudl train`; exits with code 2 where that many workers could not share a batch."""
-    from taudl_dist.commands.train import as_config, parse_args
-
-    args = parse_args(argv, command="plan", description=__doc__)
+    args = parse_args(argv, PlanArgs, command="plan")
     config = as_config(args)
     if not config.data:
         raise UsageError("--data DATASET is missing: the plan is worked out from a dataset's index")
+    if not (math.isfinite(args.steps_per_second) and args.steps_per_second > 0):
+        raise UsageError(f"--steps-per-second {args.steps_per_second}: expected a number above 0")
     from taudl_dist.batches import BatchPlan
-
-    summary = summarize(BatchPlan(config.data, config), config)
-    print(json.dumps(summary) if args.json else _as_text(summary))
-
-
-def summarize(plan: BatchPlan, config: Config) -> dict[str, Any]:
-    """Batch, reading, repetition and memory of a run; per-step numbers are means over its first steps.
-
-    Raises:
-        UsageError: more workers than groups.
-    """
-    import numpy as np
-
-    from taudl_dist.batches import check_world_size, split_groups
+    from taudl_dist.batches.forecast import forecast
     from taudl_dist.config import worker_range
 
     workers = worker_range(config.workers)[1]
-    check_world_size(plan.num_groups, plan.cameras_per_step, workers)
-    index, sampled = plan.dataset.training, min(config.steps, _SAMPLED_STEPS)
-    batches = [plan.groups(step) for step in range(sampled)]
-    rows = [np.concatenate([group.rows for group in groups]) for groups in batches]
-    largest = [max(sum(g.num_images for g in run) for run in split_groups(groups, workers)) for groups in batches]
-    epochs = plan.epochs(config.steps)
-    names = [plan.dataset.cameras[camera] for camera in plan.cameras]
-    return {
-        "digest": plan.dataset.digest,
-        "steps": config.steps,
-        "workers": workers,
-        "max_workers": plan.num_groups,
-        "cameras": len(names),
-        "cameras_per_step": plan.cameras_per_step,
-        "tracklets_per_camera": plan.tracklets_per_camera,
-        "tracklets_per_step": float(np.mean([len(step) for step in rows])),
-        "images_per_step": float(np.mean([len(step) for step in rows])) * config.batch.frames,
-        "groups_per_step": float(np.mean([len(groups) for groups in batches])),
-        "images_per_worker": max(largest),
-        "bytes_per_step": float(np.mean([index.length[step].sum() for step in rows])),
-        "shards_per_step": float(np.mean([len(np.unique(index.shard[step])) for step in rows])),
-        "epochs": {
-            "least": [names[epochs.argmin()], float(epochs.min())],
-            "median": float(np.median(epochs)),
-            "most": [names[epochs.argmax()], float(epochs.max())],
-        },
-        **_heads(plan, config, workers),
-    }
-
-
-def _heads(plan: BatchPlan, config: Config, workers: int) -> dict[str, Any]:
-    """Rows of the classification heads, and the bytes of their weights and optimizer state on the fullest worker."""
-    import numpy as np
-
-    from taudl_dist.model import feature_dim
-    from taudl_dist.parallel import assign_owners
-
-    label_counts = np.diff(plan.dataset.training.camera_offsets)
-    owners = np.asarray(assign_owners(label_counts.tolist(), workers))
-    rows = np.bincount(owners, weights=label_counts, minlength=workers)
-    row_bytes = (feature_dim(config.model) + 1) * _STATE_TENSORS * (8 if config.precision == "fp64" else 4)
-    return {
-        "head_rows": int(label_counts.sum()),
-        "head_rows_per_worker": [int(count) for count in rows],
-        "head_bytes_per_worker": int(rows.max()) * row_bytes,
-    }
+    summary = forecast(BatchPlan(config.data, config), config, workers=workers, steps_per_second=args.steps_per_second)
+    print(json.dumps(summary) if args.json else _as_text(summary))
 
 
 def _as_text(summary: dict[str, Any]) -> str:
     least, most = summary["epochs"]["least"], summary["epochs"]["most"]
+    cache, traffic = summary["cache"], summary["traffic"]
+    parts = [f"{name} {_bytes(size)}" for name, size in traffic["bytes_per_step"].items() if size]
     lines = {
         "batch": f"{summary['cameras_per_step']} of {summary['cameras']} cameras x {summary['tracklets_per_camera']} tracklets:"
         f" {summary['tracklets_per_step']:.1f} tracklets, {summary['images_per_step']:.1f} images,"
         f" {summary['groups_per_step']:.1f} groups",
         "workers": f"{summary['workers']} with at most {summary['images_per_worker']} images each;"
         f" up to {summary['max_workers']} workers can share a batch",
-        "reading": f"{summary['bytes_per_step'] / 1e6:.2f} MB from {summary['shards_per_step']:.1f} shards a step,"
-        f" {summary['bytes_per_step'] * summary['steps'] / 1e9:.2f} GB in {summary['steps']} steps",
+        "reading": f"{_bytes(summary['bytes_per_step'])} a step ({summary['images_read_per_step']:.0f} images, of which"
+        f" {summary['images_per_step']:.0f} are used) from {summary['shards_per_step']:.1f} shards,"
+        f" {_bytes(summary['bytes_per_step'] * summary['steps'])} in {summary['steps']} steps",
+        "pace": f"{summary['steps_per_second']:g} steps/s need {summary['images_per_second']:.0f} images/s decoded and"
+        f" {_bytes(summary['bytes_per_second'])}/s read, by all workers together",
+        "cache": f"{_bytes(cache['ahead_bytes_per_worker'])} a worker for {cache['ahead_steps']} steps ahead"
+        f" ({cache['shards_ahead']} shards); {_bytes(cache['distinct_bytes'])} in all for nothing to be fetched twice:"
+        f" {cache['distinct_tracklets']:.0f} tracklets ({cache['distinct_share']:.1%} of all), each used"
+        f" {cache['uses_per_tracklet']:.1f} times",
         "epochs": f"{summary['epochs']['median']:.1f} for the median camera, {least[1]:.1f} for {least[0]},"
         f" {most[1]:.1f} for {most[0]}",
         "heads": f"{summary['head_rows']} rows, {max(summary['head_rows_per_worker'])} on the fullest worker:"
-        f" {summary['head_bytes_per_worker'] / 1e6:.1f} MB with optimizer state",
+        f" {_bytes(summary['head_bytes_per_worker'])} with optimizer state; the busiest has"
+        f" {summary['head_images_busiest_over_mean']:.1f} times the mean of images",
+        "traffic": f"{_bytes(sum(traffic['bytes_per_step'].values()))} sent by each worker a step ({', '.join(parts)})"
+        if parts
+        else "none: one worker",
     }
     return "\n".join(f"{name:8} {text}" for name, text in lines.items())
+
+
+def _bytes(size: float) -> str:
+    """A size with about three digits."""
+    units = ("bytes", "kB", "MB", "GB", "TB", "PB")
+    rounded = float(f"{size:.3g}")  # 999.9 kB is 1 MB
+    power = min(int(math.log10(max(rounded, 1)) / 3), len(units) - 1)
+    return f"{size / 1000**power:.3g} {units[power]}"

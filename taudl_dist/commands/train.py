@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from taudl_dist.config import Config, flatten, load_yaml, merge, resolve, to_dict
 
@@ -32,8 +32,11 @@ class TrainArgs(Config):
     """Print the result as one JSON object."""
 
 
+Args = TypeVar("Args", bound=TrainArgs)
+
+
 def main(argv: Sequence[str]) -> int | None:
-    args = parse_args(argv)
+    args = parse_args(argv, TrainArgs, command="train")
     config = as_config(args)
     if args.print_config:
         from taudl_dist.training.run_folder import config_yaml
@@ -61,25 +64,19 @@ def parse_config(argv: Sequence[str]) -> Config:
         UsageError: an unknown key or a value that cannot be.
         SystemExit: an unknown flag (2), or --help (0).
     """
-    return as_config(parse_args(argv))
+    return as_config(parse_args(argv, TrainArgs, command="train"))
 
 
-def parse_args(argv: Sequence[str], *, command: str = "train", description: str | None = None) -> TrainArgs:
-    """The flags of a command line over the settings they are laid upon."""
+def parse_args(argv: Sequence[str], kind: type[Args], *, command: str) -> Args:
+    """The flags of a command line over the settings they are laid upon; `kind` may add flags to those of `taudl train`."""
     import inspect
 
     import tyro
 
     tokens, overrides = _split(argv)
     base = resolve(_underneath(tokens, overrides))
-    default = TrainArgs(**_fields(base))
-    return tyro.cli(
-        TrainArgs,
-        args=tokens,
-        prog=f"taudl {command}",
-        default=default,
-        description=description or inspect.getdoc(TrainArgs),
-    )
+    default = kind(**_fields(base))
+    return tyro.cli(kind, args=tokens, prog=f"taudl {command}", default=default, description=inspect.getdoc(kind))
 
 
 def _underneath(tokens: list[str], overrides: dict[str, Any]) -> dict[str, Any]:
