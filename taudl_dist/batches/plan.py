@@ -6,6 +6,9 @@ frames; cameras and the tracklets of a camera are drawn by `stream.draw`, so tha
 - no camera and no tracklet comes twice in a batch, across the boundaries of rounds and epochs too;
 - every camera comes exactly once in a round, and every tracklet of a camera exactly once in an epoch of that camera;
 - a camera with fewer than n tracklets shows all of them on each visit; one without tracklets takes no part.
+
+Cameras stand in a batch in ascending order: with all of them in each batch, a camera is always read by the same worker, and else mostly
+by the same few, so that a worker's cache holds what it will read in the next epoch.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from taudl_dist.errors import UsageError, UserError
 if TYPE_CHECKING:
     from taudl_dist.dataset import Dataset
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 """Changes whenever the same (digest, seed, step) would give another batch."""
 
 
@@ -107,7 +110,7 @@ class BatchPlan:
         if isinstance(dataset, str | Path):
             from taudl_dist.dataset import open_dataset
 
-            dataset = open_dataset(dataset)
+            dataset = open_dataset(dataset, config.storage)
         self.dataset = dataset
         self.config = config
         sizes = np.diff(dataset.training.camera_offsets)
@@ -167,9 +170,10 @@ class BatchPlan:
         cameras, visits = draw(
             np.array([step]), np.array([len(self.cameras)]), np.array([self.cameras_per_step]), self._camera_key
         )
-        chosen = cameras[0]
+        order = np.argsort(cameras[0])
+        chosen, visits = cameras[0, order], visits[0, order]
         take = self._take[chosen]
-        labels, _ = draw(visits[0], self._sizes[chosen], take, self._tracklet_keys[chosen])
+        labels, _ = draw(visits, self._sizes[chosen], take, self._tracklet_keys[chosen])
         camera = np.repeat(self.cameras[chosen], take)
         label = labels[np.arange(labels.shape[1]) < take[:, None]]
         return Layout(

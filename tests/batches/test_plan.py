@@ -79,6 +79,32 @@ def test_exact_coverage_and_no_repeats(make_plan, sizes, batch):
         assert sum(tracklets[row] for row in range(offsets[camera], offsets[camera + 1])) == shown
 
 
+def reads_of_the_same_worker(plan, *, steps, world_size):
+    """Share of the reads of all workers that repeat an earlier one of the same worker."""
+    seen, hits, reads = [set() for _ in range(world_size)], 0, 0
+    for step in range(steps):
+        for rank, run in enumerate(split_groups(plan.groups(step), world_size)):
+            rows = [row for group in run for row in group.rows.tolist()]
+            hits += len(seen[rank].intersection(rows))
+            reads += len(rows)
+            seen[rank].update(rows)
+    return hits / reads
+
+
+@pytest.mark.parametrize(
+    ("num_cameras", "batch", "least"),
+    [
+        (8, {"images": 128}, 2 / 3),  # every camera in each batch: all reads but those of the first of three epochs
+        (40, {"images": 160, "cameras": 10}, 0.4),  # a quarter of them
+    ],
+)
+def test_a_camera_is_mostly_read_by_the_same_worker(make_plan, num_cameras, batch, least):
+    plan = make_plan([20] * num_cameras, **batch)
+    steps = 3 * 20 * num_cameras // (plan.cameras_per_step * plan.tracklets_per_camera)
+    shares = {world_size: reads_of_the_same_worker(plan, steps=steps, world_size=world_size) for world_size in (1, 4)}
+    assert shares[1] == pytest.approx(2 / 3) and shares[4] >= least - 1e-9  # in a random order 1/6
+
+
 def test_five_thousand_cameras(make_plan):
     sizes = np.random.default_rng(3).integers(1, 41, 5000)
     plan = make_plan(sizes, cameras=48)
@@ -115,9 +141,9 @@ def test_batches_are_fixed_for_ever(make_plan):
     """Other numbers here break the resume of every run: raise PLAN_VERSION."""
     groups = make_plan([13, 7, 22, 9, 5], images=24, cameras=3, num_frames=np.full(56, 9)).groups(1000)
     assert [(g.camera, g.labels.tolist(), g.frames.tolist()) for g in groups] == [
-        (2, [4, 9], [[0, 3, 4, 5], [0, 1, 4, 6]]),
-        (4, [2, 3], [[1, 2, 7, 8], [0, 6, 7, 8]]),
-        (0, [3, 2], [[1, 6, 7, 8], [2, 5, 6, 7]]),
+        (1, [4, 5], [[0, 1, 4, 7], [0, 1, 7, 8]]),
+        (2, [16, 4], [[0, 4, 6, 7], [2, 3, 5, 6]]),
+        (4, [1, 3], [[0, 3, 4, 7], [2, 6, 7, 8]]),
     ]
 
 
