@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_tools.shard_writer import index_line
-from taudl_dist.dataset import Dataset, Sample, TrackletReader, dataset_digest, open_dataset, read_manifest
+from taudl_dist.dataset import Dataset, Sample, TrackletReader, dataset_digest, is_remote, open_dataset, read_manifest
 from taudl_dist.dataset.schema import INDEX_SCHEMA, SHARDS_DIR, SPLITS
 from taudl_dist.errors import UserError
 from taudl_dist.progress import progress
@@ -57,6 +57,10 @@ def validate_dataset(path: str | Path) -> Report:
     Raises:
         UserError: the folder holds no dataset at all.
     """
+    if is_remote(path):
+        raise UserError(
+            f"{path}: validation reads every byte; run it where the dataset was made, or on a copy on a local disk"
+        )
     report = Report()
     dataset = open_dataset(path) if not Path(path).is_dir() else report.attempt(open_dataset, path)
     manifest = report.attempt(lambda: read_manifest(path, splits=SPLITS)) if dataset else None

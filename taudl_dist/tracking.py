@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from taudl_dist.config import Config, flatten, to_dict
+from taudl_dist.dataset import location
 from taudl_dist.errors import UsageError
 from taudl_dist.progress import log
 
@@ -81,7 +82,7 @@ def _create(client: Any, config: Config, info: Mapping[str, Any], *, uri: str) -
         "mlflow.user": _user(),
         "git.dirty": code["git_dirty"],
         "version": code["version"],
-        "dataset": Path(config.data).name,
+        "dataset": location.name(config.data),
         "dataset_digest": digest,
         "config_digest": info["config_digest"],
         "recipe": config.recipe,
@@ -237,10 +238,10 @@ def _dataset_input(config: Config, digest: str) -> Any:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(
-        name=Path(config.data).name,
+        name=location.name(config.data),
         digest=digest[:36],  # MLflow's column holds no more; the whole one is a tag of the run
         source_type="local",
-        source=json.dumps({"uri": str(Path(config.data).resolve())}),
+        source=json.dumps({"uri": location.absolute(config.data)}),
     )
     return DatasetInput(dataset=dataset, tags=[InputTag(key="mlflow.data.context", value="training")])
 

@@ -9,7 +9,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 _STOP_TIMEOUT_S = 30.0
+_PLACE: tuple[Literal["shard", "offset", "length"], ...] = ("shard", "offset", "length")
 
 
 class BatchLoader:
@@ -91,9 +92,7 @@ class BatchLoader:
             UserError: damaged data, with shard and tracklet.
         """
         mine, layout = self._plan.share(step, rank=self._rank, world_size=self._world_size)
-        jpegs = [
-            jpeg for group in mine for row, frames in zip(group.rows, group.frames) for jpeg in self._read(row, frames)
-        ]
+        jpegs = self._jpegs(mine)
         draws = concatenate([group.draws for group in mine])
         try:
             images = self._pipeline.decode(jpegs, crop_windows(draws, *jpeg_sizes(jpegs)), draws.flip)
@@ -113,7 +112,7 @@ class BatchLoader:
             return
         from taudl_dist.dataset import FetchAhead
 
-        ahead = FetchAhead(self._reader.remote, self._extents, self._steps)
+        ahead = FetchAhead(self._reader.remote, self._extents_of_step, self._steps)
 
         def load(step: int) -> Batch:
             with ahead.step(step):
@@ -121,34 +120,40 @@ class BatchLoader:
 
         yield from prefetch(load, self._steps, depth=self._depth, release=ahead.close)
 
-    def _extents(self, step: int) -> list[Extent]:
+    def _jpegs(self, groups: Sequence[Group]) -> list[bytes]:
+        """The chosen images of each tracklet, group by group."""
+        rows = np.concatenate([group.rows for group in groups])
+        frames = np.concatenate([group.frames for group in groups])
+        recorded = self._dataset.training.take("num_frames", rows).tolist()
+        jpegs: list[bytes] = []
+        for extent, chosen, num_frames in zip(self._extents(rows), frames.tolist(), recorded):
+            images = self._reader.read(*extent)
+            if len(images) != num_frames:
+                raise UserError(
+                    f"{self._dataset.shard_location(extent.shard)}: tracklet {self._reader.read_sample(*extent).key} has"
+                    f" {len(images)} images, the index says {num_frames}; run `taudl validate`, then make the dataset again"
+                )
+            jpegs += [images[frame] for frame in chosen]
+        return jpegs
+
+    def _extents_of_step(self, step: int) -> list[Extent]:
         """All that this worker reads in a step."""
-        index, mine = self._dataset.training, split_groups(self._plan.groups(step), self._world_size)[self._rank]
-        rows = np.concatenate([group.rows for group in mine])
-        columns = [index.take(name, rows).tolist() for name in ("shard", "offset", "length")]
-        return [self._reader.extent(*extent) for extent in zip(*columns)]
+        layout = self._plan.layout(step)
+        run = layout.runs(self._world_size)[self._rank]
+        return self._extents(layout.rows[layout.edges[run.start] : layout.edges[run.stop]])
 
-    def _read(self, row: int, frames: np.ndarray) -> list[bytes]:
+    def _extents(self, rows: np.ndarray) -> list[Extent]:
         index = self._dataset.training
-        jpegs = self._reader.read(*self._extent(row))
-        if len(jpegs) != index.num_frames[row]:
-            raise UserError(
-                f"{self._dataset.shard_location(index.shard[row])}: tracklet {self._reader.read_sample(*self._extent(row)).key} has"
-                f" {len(jpegs)} images, the index says {index.num_frames[row]}; run `taudl validate`, then make the dataset again"
-            )
-        return [jpegs[frame] for frame in frames]
-
-    def _extent(self, row: int) -> tuple[int, int, int]:
-        index = self._dataset.training
-        return int(index.shard[row]), int(index.offset[row]), int(index.length[row])
+        columns = [index.take(name, rows).tolist() for name in _PLACE]
+        return [self._reader.extent(*place) for place in zip(*columns)]
 
     def _name_culprit(self, groups: Sequence[Group], error: CorruptImageError) -> NoReturn:
         frames = np.concatenate([group.frames for group in groups])
         tracklet, column = np.unravel_index(error.position, frames.shape)
-        extent = self._extent(np.concatenate([group.rows for group in groups])[tracklet])
+        (extent,) = self._extents(np.concatenate([group.rows for group in groups])[[tracklet]])
         sample = self._reader.read_sample(*extent)
         raise UserError(
-            f"{self._dataset.shard_location(extent[0])}: {sample.key}.{sample.frames[frames[tracklet, column]]:06d}.jpg:"
+            f"{self._dataset.shard_location(extent.shard)}: {sample.key}.{sample.frames[frames[tracklet, column]]:06d}.jpg:"
             f" {error.reason}; run `taudl validate`, then make the dataset again"
         ) from None
 

@@ -1,4 +1,7 @@
-"""Opening a dataset: dataset.json and the training index, in well under a second whatever the size."""
+"""Opening a dataset: dataset.json and the training index, in well under a second whatever the size.
+
+Of a dataset in an object store the index is copied to the local disk first, once per digest.
+"""
 
 from __future__ import annotations
 
@@ -7,64 +10,126 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taudl_dist.config import StorageConfig
 from taudl_dist.dataset.index import TrainingIndex, open_index
-from taudl_dist.dataset.schema import DATASET_FILE, FORMAT, SHARDS_DIR, SPLITS, VERSION, shard_name
+from taudl_dist.dataset.location import is_remote, local_path
+from taudl_dist.dataset.metadata import fetch_metadata, metadata_folder
+from taudl_dist.dataset.schema import DATASET_FILE, FORMAT, INDEX_FILE, SHARDS_DIR, SPLITS, VERSION, shard_name
+from taudl_dist.dataset.storage import Storage, open_storage
 from taudl_dist.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A finished dataset folder; `info` is dataset.json."""
+    """A finished dataset; `info` is dataset.json."""
 
     path: Path
+    """Its folder, or the local folder of copies of a remote dataset's index and manifest."""
     digest: str
     cameras: list[str]
     shards: list[str]
     info: dict[str, Any]
     training: TrainingIndex
+    storage: Storage | None = None
+    """The object store it lies in; None if it is local."""
+    dataset_json: bytes = b""
+
+    @property
+    def location(self) -> str:
+        """How messages and results name it."""
+        return self.storage.uri if self.storage else str(self.path)
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        return Path(self.location).resolve().name
+
+    def file(self, name: str) -> Path:
+        """Where the index or the manifest can be read; a remote one is fetched on its first use."""
+        if self.storage is None:
+            return self.path / name
+        return fetch_metadata(self.storage, self.path, name, dataset_json=self.dataset_json)
 
     def shard_path(self, shard: int) -> Path:
-        """Where the tar of that number lies."""
+        """Where the tar of that number lies, in a local dataset."""
         return self.path / SHARDS_DIR / self.shards[shard]
 
+    def shard_location(self, shard: int) -> str:
+        """How messages name the tar of that number."""
+        return f"{self.location}/{SHARDS_DIR}/{self.shards[shard]}"
 
-def open_dataset(path: str | Path) -> Dataset:
-    """Opens a dataset folder; its shards are not touched.
+
+def open_dataset(path: str | Path, storage: StorageConfig | None = None) -> Dataset:
+    """Opens a dataset, given as a folder, s3://bucket/folder or gs://bucket/folder; its shards are not touched.
+
+    Args:
+        storage: how a remote one is read; None: the defaults.
 
     Raises:
-        UserError: not a finished dataset, another format version, or files that contradict each other.
+        UserError: not a finished dataset, another format version, files that contradict each other, or a store that fails.
     """
-    path = Path(path)
-    info = read_info(path)
-    return Dataset(
-        path=path,
-        digest=info["digest"],
-        cameras=[camera["name"] for camera in info["cameras"]],
-        shards=[shard["name"] for shard in info["shards"]],
-        info=info,
-        training=open_index(path, [camera["num_tracklets"] for camera in info["cameras"]]),
-    )
+    if is_remote(path):
+        return _open_remote(str(path), storage or StorageConfig())
+    folder = local_path(path)
+    info = read_info(folder)
+    return Dataset(path=folder, training=_open_index(folder, info), **_named(info))
 
 
 def read_info(path: str | Path) -> dict[str, Any]:
-    """dataset.json, checked: format, version, types, counts, and names that stay inside the folder."""
+    """dataset.json of a local dataset, checked: format, version, types, counts, and names that stay inside the folder."""
     file = Path(path) / DATASET_FILE
     try:
-        info = json.loads(file.read_text())
+        content = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(_missing(Path(path))) from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{file}: not readable as JSON ({error}); make the dataset again") from None
+    except OSError as error:
+        raise UserError(f"{file}: not readable ({error}); make the dataset again") from None
+    return _parse_info(content, str(file))
+
+
+def _open_remote(uri: str, config: StorageConfig) -> Dataset:
+    storage = open_storage(uri, config)
+    dataset_json = storage.read_file(DATASET_FILE)
+    info = _parse_info(dataset_json, storage.where(DATASET_FILE))
+    folder = metadata_folder(storage, info["digest"])
+    copy = fetch_metadata(storage, folder, INDEX_FILE, dataset_json=dataset_json)
+    try:
+        index = _open_index(folder, info)
+    except UserError:  # a copy that the disk damaged must not stay for ever
+        copy.unlink(missing_ok=True)
+        fetch_metadata(storage, folder, INDEX_FILE, dataset_json=dataset_json)
+        index = _open_index(folder, info)
+    return Dataset(path=folder, training=index, storage=storage, dataset_json=dataset_json, **_named(info))
+
+
+def _named(info: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "digest": info["digest"],
+        "cameras": [camera["name"] for camera in info["cameras"]],
+        "shards": [shard["name"] for shard in info["shards"]],
+        "info": info,
+    }
+
+
+def _open_index(folder: Path, info: dict[str, Any]) -> TrainingIndex:
+    return open_index(folder, [camera["num_tracklets"] for camera in info["cameras"]])
+
+
+def _parse_info(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        info = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not readable as JSON ({error}); make the dataset again") from None
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise UserError(
-            f"{file}: no field format={FORMAT!r} in it; expected a folder made by `taudl shard` or `import`"
+            f"{where}: no field format={FORMAT!r} in it; expected a folder made by `taudl shard` or `import`"
         )
     if info.get("version") != VERSION:
         raise UserError(
-            f"{file}: format version {info.get('version')!r}, but this taudl reads version {VERSION}; make the dataset"
+            f"{where}: format version {info.get('version')!r}, but this taudl reads version {VERSION}; make the dataset"
             " again, or use the taudl that made it"
         )
-    _check_info(info, str(file))
+    _check_info(info, where)
     return info
 
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from taudl_dist.dataset.dataset import Dataset, read_info
+from taudl_dist.dataset.dataset import Dataset, open_dataset, read_info
+from taudl_dist.dataset.location import is_remote
 from taudl_dist.dataset.schema import MANIFEST_FILE, MANIFEST_SCHEMA
 from taudl_dist.errors import UserError
 
@@ -20,9 +21,12 @@ def read_manifest(dataset: str | Path | Dataset, *, splits: Sequence[str] = ("qu
     Raises:
         UserError: missing, damaged, of another schema, or with other counts than dataset.json.
     """
-    folder = dataset.path if isinstance(dataset, Dataset) else Path(dataset)
-    info = dataset.info if isinstance(dataset, Dataset) else read_info(folder)
-    path = folder / MANIFEST_FILE
+    if isinstance(dataset, str) and is_remote(dataset):
+        dataset = open_dataset(dataset)
+    if isinstance(dataset, Dataset):
+        info, path = dataset.info, dataset.file(MANIFEST_FILE)
+    else:
+        info, path = read_info(dataset), Path(dataset) / MANIFEST_FILE
     try:
         schema = pq.read_schema(path).remove_metadata()
         if schema != MANIFEST_SCHEMA:

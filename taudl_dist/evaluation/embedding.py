@@ -49,7 +49,7 @@ def write_features(
     weights = weights_path(model)
     rows = read_manifest(dataset, splits=SPLITS if split == "all" else (split,))
     if not rows.num_rows:
-        raise UserError(f"{dataset.path} has no tracklets in split {split}; `taudl info` tells what it holds")
+        raise UserError(f"{dataset.location} has no tracklets in split {split}; `taudl info` tells what it holds")
     features = embed(load_model(weights.parent, device=device), dataset, rows, frames=frames, device=device)
     facts = {"dataset_digest": dataset.digest, "model_digest": model_digest(model), "frames": str(frames)}
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -128,17 +128,17 @@ def read_probes(dataset: Dataset) -> Probes:
     """
     from taudl_dist.dataset import read_manifest
 
-    manifest = read_manifest(dataset.path, splits=("query", "gallery"))
+    manifest = read_manifest(dataset, splits=("query", "gallery"))
     split = np.asarray(manifest["split"].to_pylist())
     if not (split == "query").any() or not (split == "gallery").any():
         raise UserError(
-            f"{dataset.path} has {(split == 'query').sum()} query and {(split == 'gallery').sum()} gallery tracklets,"
+            f"{dataset.location} has {(split == 'query').sum()} query and {(split == 'gallery').sum()} gallery tracklets,"
             " and evaluation needs both: shard with --truth (a folder with truth.json, as `taudl synth` writes it),"
             " or import a benchmark with `taudl import`"
         )
     if manifest["person_id"].null_count:
         raise UserError(
-            f"{dataset.path}: {manifest['person_id'].null_count} query or gallery tracklets have no person_id"
+            f"{dataset.location}: {manifest['person_id'].null_count} query or gallery tracklets have no person_id"
         )
     ids = np.asarray(manifest["person_id"])
     cameras = np.unique(manifest["camera"].to_pylist(), return_inverse=True)[1]
@@ -160,7 +160,7 @@ def result(ranked: list[Ranked], dataset: Dataset, model: str | Path, *, protoco
         "num_query": len(first.query),
         "num_gallery": len(first.gallery),
         **dataclasses.asdict(protocol),
-        "dataset": str(dataset.path),
+        "dataset": dataset.location,
         "dataset_digest": dataset.digest,
         "model": str(model),
         "model_digest": model_digest(model),

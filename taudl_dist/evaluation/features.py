@@ -1,6 +1,6 @@
 """Tracklet features: the mean over a tracklet's frames of what an extractor makes of each image.
 
-Images are read tracklet by tracklet, one read each, and go through the extractor in batches of a fixed size that tracklets
+Images are read tracklet by tracklet and go through the extractor in batches of a fixed size that tracklets
 may straddle, so that memory depends on the batch and on the number of tracklets, not on their length.
 """
 
@@ -99,12 +99,11 @@ def _images(dataset: Dataset, rows: pa.Table, frames: int) -> Iterator[tuple[int
     from taudl_dist.dataset import TrackletReader
 
     reader = TrackletReader(dataset)
-    columns = (np.asarray(rows[name]).tolist() for name in ("num_frames", "shard", "offset", "length"))
-    for position, (num_frames, *extent) in enumerate(zip(*columns)):
-        jpegs = reader.read(*extent)
-        if len(jpegs) != num_frames:
+    num_frames, *place = (np.asarray(rows[name]).tolist() for name in ("num_frames", "shard", "offset", "length"))
+    for position, jpegs in enumerate(reader.stream(zip(*place))):
+        if len(jpegs) != num_frames[position]:
             raise UserError(
-                f"tracklet {rows['key'][position]} has {len(jpegs)} images in its shard, but {num_frames} in the manifest;"
+                f"tracklet {rows['key'][position]} has {len(jpegs)} images in its shard, but {num_frames[position]} in the manifest;"
                 " run `taudl validate`, then make the dataset again"
             )
         for frame in evenly_spaced(len(jpegs), frames):

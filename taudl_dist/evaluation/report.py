@@ -75,9 +75,7 @@ def write_report(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
-        temporary.write_text(
-            _page(f"{run.resolve().name} on {dataset.path.resolve().name}", sections), encoding="utf-8"
-        )
+        temporary.write_text(_page(f"{run.resolve().name} on {dataset.name}", sections), encoding="utf-8")
 
 
 def facts(result: Mapping[str, Any], dataset: Dataset, run: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -116,11 +117,9 @@ def test_damaged_shards_and_index_are_named(write_dataset, tmp_path):
     folder = write_dataset(tmp_path / "dataset", [4, 4])
     dataset = open_dataset(folder)
     plan = BatchPlan(dataset, resolve({"batch": {"images": 32, "height": 32, "width": 16}}))
-    recorded = dataset.training.num_frames
-    object.__setattr__(dataset.training, "num_frames", recorded + 1)
+    wrong = dataclasses.replace(dataset.training, num_frames=dataset.training.num_frames + 1, file=None)
     with pytest.raises(UserError, match=r"tracklet cam\d-\w+ has \d images, the index says \d"):
-        list(make_loader(dataset, plan))
-    object.__setattr__(dataset.training, "num_frames", recorded)
+        list(make_loader(dataclasses.replace(dataset, training=wrong), plan))
     shard = folder / "shards" / "cam1-0.tar"
     shard.write_bytes(shard.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"cam1-0\.tar"):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from taudl_dist.dataset import TrackletReader, open_dataset
-from taudl_dist.dataset.reader import parse_members
+from taudl_dist.dataset.tar import parse_members
 from taudl_dist.errors import UserError
 
 

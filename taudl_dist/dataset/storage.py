@@ -1,0 +1,284 @@
+"""An object store through pyarrow.fs: ranges of shards and whole small files, each request bounded in time and repeated on failure.
+
+A reply counts only with its full length and, for images, with sound tar headers; so what the network cut off or mangled is asked
+for again. What no repetition can heal (no such object, no access) fails at once.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from taudl_dist.config import StorageConfig
+from taudl_dist.dataset.location import split_remote
+from taudl_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from pyarrow import NativeFile, fs
+
+Result = TypeVar("Result")
+
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 8.0
+_COPY_BYTES = 16 * 2**20
+_LARGEST_JSON = 2**30
+_NO_ACCESS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "UNRECOGNIZED_CLIENT", "PERMISSION_DENIED",
+              "UNAUTHENTICATED", "EXPIRED_TOKEN", "INVALID_CLIENT_TOKEN_ID", "MISSING_AUTHENTICATION_TOKEN", "HTTP code 401",
+              "HTTP response code: 403", "HTTP response code: 401")  # fmt: skip
+_NOT_THERE = ("NO_SUCH_BUCKET", "NO_SUCH_KEY", "RESOURCE_NOT_FOUND", "NOT_FOUND")
+
+
+@dataclass(kw_only=True)
+class ReadStats:
+    """What reading from an object store cost one worker so far."""
+
+    used_bytes: int = 0
+    """Bytes of the tracklets that were read, as often as they were."""
+    fetched_bytes: int = 0
+    """Bytes asked of the store and received, gaps and repetitions included."""
+    requests: int = 0
+    """Requests made, repetitions included."""
+    retries: int = 0
+    """Requests made again because the one before failed."""
+    tracklets: int = 0
+    """Tracklets read."""
+    cache_hits: int = 0
+    """Tracklets that lay in the cache when their step came into sight, this worker's or a neighbour's on the machine."""
+    evictions: int = 0
+    """Tracklets deleted from the cache to make room."""
+    refetched: int = 0
+    """Tracklets whose copy in the cache was damaged or gone."""
+    waited_s: float = 0.0
+    """Seconds the worker's reading thread waited for data that had not arrived."""
+
+    def as_dict(self) -> dict[str, float]:
+        """All numbers, and bytes fetched over bytes used."""
+        ratio = self.fetched_bytes / self.used_bytes if self.used_bytes else 0.0
+        return {**asdict(self), "fetched_over_used": ratio}
+
+
+class TransientError(OSError):
+    """A failure that may pass: worth another attempt."""
+
+
+class Storage:
+    """A dataset's folder in an object store; safe to share between threads.
+
+    Args:
+        filesystem: a pyarrow file system, and `root` the folder in it.
+        uri: how messages name the folder.
+    """
+
+    def __init__(self, filesystem: fs.FileSystem, root: str, *, uri: str, config: StorageConfig) -> None:
+        self.uri = uri
+        self.config = config
+        self.stats = ReadStats()
+        self._filesystem, self._root = filesystem, root
+        self._lock = threading.Lock()
+        self._open: dict[str, NativeFile] = {}
+        self._jitter = random.Random()  # its own, so that a user's seeded `random` is left alone
+
+    def count(self, **more: float) -> None:
+        """Adds to the statistics."""
+        with self._lock:
+            for name, value in more.items():
+                setattr(self.stats, name, getattr(self.stats, name) + value)
+
+    def where(self, name: str) -> str:
+        """The URI of a file of the dataset, without options."""
+        return f"{self.uri}/{name}"
+
+    def read_range(
+        self, name: str, offset: int, length: int, *, file_bytes: int, check: Callable[[bytes], object] = lambda _: None
+    ) -> bytes:
+        """Bytes offset .. offset+length-1 of a file that has `file_bytes` in all.
+
+        Args:
+            check: raises UserError if the bytes are damaged.
+
+        Raises:
+            UserError: refused, missing, of another size, or failed in every attempt; with place and remedy.
+        """
+
+        def attempt() -> bytes:
+            file = self._file(name, file_bytes)
+            self.count(requests=1)
+            data = file.read_at(length, offset)
+            self.count(fetched_bytes=len(data))
+            if len(data) != length:
+                raise TransientError(f"received {len(data)} of {length} bytes")
+            try:
+                check(data)
+            except UserError as error:
+                raise TransientError(f"received damaged data: {error}") from None
+            return data
+
+        return self._repeat(attempt, f"{self.where(name)}, offset {offset}, {length} bytes")
+
+    def read_file(self, name: str) -> bytes:
+        """A whole small file."""
+
+        def attempt() -> bytes:
+            self.count(requests=2)  # its size, then its bytes
+            with self._filesystem.open_input_file(f"{self._root}/{name}") as file:
+                size = file.size()
+                if size > _LARGEST_JSON:
+                    raise UserError(f"{self.where(name)}: {size} bytes, expected a small file; check the URI")
+                data = file.read_at(size, 0)
+            self.count(fetched_bytes=len(data))
+            if len(data) != size:
+                raise TransientError(f"received {len(data)} of {size} bytes")
+            return data
+
+        return self._repeat(attempt, self.where(name))
+
+    def copy_file(self, name: str, target: Path) -> None:
+        """A whole file of any size, in ranges, to exactly this local path."""
+
+        def size() -> int:
+            self.count(requests=1)
+            with self._filesystem.open_input_file(f"{self._root}/{name}") as file:
+                return file.size()
+
+        file_bytes = self._repeat(size, self.where(name))
+        with target.open("wb") as copy:
+            for offset in range(0, file_bytes, _COPY_BYTES):
+                length = min(_COPY_BYTES, file_bytes - offset)
+                copy.write(self.read_range(name, offset, length, file_bytes=file_bytes))
+            copy.flush()
+            os.fsync(copy.fileno())
+
+    def _file(self, name: str, file_bytes: int) -> NativeFile:
+        """The file, opened once: that costs a request, and keeps no connection."""
+        with self._lock:
+            file = self._open.get(name)
+        if file is not None:
+            return file
+        self.count(requests=1)
+        file = self._filesystem.open_input_file(f"{self._root}/{name}")
+        if file.size() != file_bytes:
+            raise UserError(
+                f"{self.where(name)}: {file.size()} bytes, expected {file_bytes}; the file is cut off or was replaced:"
+                " upload the dataset again"
+            )
+        with self._lock:
+            return self._open.setdefault(name, file)
+
+    def _repeat(self, attempt: Callable[[], Result], what: str) -> Result:
+        """The attempt's result, after pauses of 0.25, 0.5, 1 ... seconds, each shortened by chance by up to a half."""
+        attempts = self.config.attempts
+        for number in range(attempts):
+            try:
+                return within(self.config.timeout_s, attempt)
+            except OSError as error:
+                failure = str(error)
+                _refuse_permanent(error, what)
+            if number + 1 < attempts:
+                self.count(retries=1)
+                pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**number)
+                time.sleep(pause_s * (1 - self._jitter.random() / 2))
+        raise UserError(
+            f"{what}: failed in {attempts} attempts, at last with: {failure}; check the network and the store, then go on with"
+            " --resume, or raise storage.attempts or storage.timeout_s"
+        )
+
+
+def open_storage(uri: str, config: StorageConfig) -> Storage:
+    """The object store behind a URI, with the credentials of the store's usual places.
+
+    Raises:
+        UsageError: a URI that is not understood, or with a secret in it.
+        UserError: an S3 bucket whose region cannot be found out.
+    """
+    scheme, path, options = split_remote(uri)
+    make = {"s3": _s3, "gs": _gcs}[scheme]
+    return Storage(make(path.split("/")[0], options, config), path, uri=f"{scheme}://{path}", config=config)
+
+
+def within(timeout_s: float, action: Callable[[], Result]) -> Result:
+    """What the action returns or raises; TransientError if it takes longer.
+
+    The store's own timeouts see silence only, not a reply that drips; so the action runs in a thread that can be left behind.
+    """
+    answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answer.put((action(), None))
+        except BaseException as error:  # raised again in the caller
+            answer.put((None, error))
+
+    threading.Thread(target=run, name="taudl-request", daemon=True).start()
+    try:
+        value, error = answer.get(timeout=timeout_s)
+    except queue.Empty:
+        raise TransientError(f"no complete reply within {timeout_s:g} s") from None
+    if error is not None:
+        raise error
+    return value
+
+
+def _s3(bucket: str, options: dict[str, str], config: StorageConfig) -> fs.FileSystem:
+    from pyarrow import fs
+
+    variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    endpoint = options.get("endpoint_override") or next(filter(None, map(os.environ.get, variables)), None)
+    region = options.get("region")
+    if not region and not endpoint:
+        try:
+            region = within(config.timeout_s, lambda: fs.resolve_s3_region(bucket))
+        except OSError as error:
+            raise UserError(
+                f"s3://{bucket}: its region cannot be found out ({error}); check the bucket's name and the network, or add"
+                " ?region=REGION"
+            ) from None
+    return fs.S3FileSystem(
+        anonymous=options.get("anonymous") == "true",
+        region=region,
+        connect_timeout=config.timeout_s,
+        request_timeout=config.timeout_s,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),  # ours are counted and bounded
+        **_endpoint(endpoint, options),
+    )
+
+
+def _gcs(bucket: str, options: dict[str, str], config: StorageConfig) -> fs.FileSystem:  # noqa: ARG001
+    import datetime
+
+    from pyarrow import fs
+
+    return fs.GcsFileSystem(
+        anonymous=options.get("anonymous") == "true",
+        retry_time_limit=datetime.timedelta(seconds=config.timeout_s),
+        **_endpoint(options.get("endpoint_override"), options),
+    )
+
+
+def _endpoint(address: str | None, options: dict[str, str]) -> dict[str, str]:
+    """Host and scheme of the store's address, which may be written with its scheme or without."""
+    if not address:
+        return {}
+    scheme = options.get("scheme") or (urlsplit(address).scheme if "://" in address else "https")
+    return {"endpoint_override": address.split("://")[-1].rstrip("/"), "scheme": scheme}
+
+
+def _refuse_permanent(error: OSError, what: str) -> None:
+    """Raises UserError for what another attempt cannot change."""
+    text = str(error)
+    if isinstance(error, FileNotFoundError) or any(word in text for word in _NOT_THERE):
+        raise UserError(
+            f"{what}: no such object; check bucket and folder, and that the whole dataset was uploaded"
+        ) from None
+    if isinstance(error, PermissionError) or any(word in text for word in _NO_ACCESS):
+        raise UserError(
+            f"{what}: access refused ({text}); check the credentials (for S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and"
+            " AWS_SECRET_ACCESS_KEY, or ?anonymous=true) and what they may read"
+        ) from None
