@@ -1,0 +1,147 @@
+"""An S3 server on loopback (moto's) behind a proxy that can answer as a bad network or a bad store does."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+BUCKET = "corpus"
+ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
+STATUS = {"SlowDown": 503, "InternalError": 500, "AccessDenied": 403, "NoSuchKey": 404}
+FAULTS = (*STATUS, "close", "short", "garbage", "stall", "drip")
+"""Error replies by code; a connection closed in mid-body; a shorter body that says so; wrong bytes; silence; a byte now and then."""
+
+
+class ObjectStore:
+    """The store. `fault(method, key, count)`, set by a test, names the fault of a request or nothing; count: requests like it before."""
+
+    def __init__(self) -> None:
+        from moto.server import ThreadedMotoServer
+
+        self._moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        self._moto.start()
+        self._upstream = self._moto.get_host_and_port()
+        self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._proxy.daemon_threads = True
+        threading.Thread(target=self._proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        self._lock = threading.Lock()
+        self.stall_s = 3.0
+        self.reset()
+        self._send("PUT", f"/{BUCKET}")
+
+    def reset(self) -> None:
+        """No faults and no memory of requests."""
+        self.fault: Callable[[str, str, int], str | None] = lambda *_: None
+        self.requests: Counter[tuple[str, str]] = Counter()
+        self.sent_bytes = 0
+        self.busy = self.busiest = 0
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._proxy.server_address[1]}"
+
+    def uri(self, folder: str) -> str:
+        """How taudl is told of a folder here."""
+        return f"s3://{BUCKET}/{folder}?endpoint_override={self.endpoint}&region=us-east-1"
+
+    def upload(self, source: Path, folder: str) -> str:
+        """Stores every file of a folder; the URI of the copy."""
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                self.put(f"{folder}/{path.relative_to(source)}", path.read_bytes())
+        return self.uri(folder)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._send("PUT", f"/{BUCKET}/{key}", data)
+
+    def delete(self, key: str) -> None:
+        self._send("DELETE", f"/{BUCKET}/{key}")
+
+    def stop(self) -> None:
+        self._proxy.shutdown()
+        self._proxy.server_close()
+        self._moto.stop()
+
+    def _send(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[int, Any, bytes]:
+        connection = http.client.HTTPConnection(*self._upstream, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, dict(headers))
+            reply = connection.getresponse()
+            return reply.status, reply.getheaders(), reply.read()
+
+    @contextlib.contextmanager
+    def _counted(self, method: str, path: str) -> Iterator[str | None]:
+        """Notes a request; what shall go wrong with it."""
+        key = path.partition("?")[0].removeprefix(f"/{BUCKET}/")
+        with self._lock:
+            fault = self.fault(method, key, self.requests[method, key])
+            self.requests[method, key] += 1
+            self.busy += 1
+            self.busiest = max(self.busiest, self.busy)
+        try:
+            yield fault
+        finally:
+            with self._lock:
+                self.busy -= 1
+
+    def _handler(store: ObjectStore) -> type[BaseHTTPRequestHandler]:  # noqa: N805
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                with store._counted(self.command, self.path) as fault, contextlib.suppress(OSError):
+                    self.answer(fault)
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def answer(self, fault: str | None) -> None:
+                if fault == "stall":
+                    time.sleep(store.stall_s)
+                if fault in STATUS:
+                    self.reply(STATUS[fault], [], ERROR.format(code=fault).encode())
+                    return
+                headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+                status, answer, body = store._send(self.command, self.path, None, headers)
+                if fault == "garbage":
+                    body = bytes(len(body))
+                if fault == "short":
+                    body = body[: len(body) // 2]
+                    answer = [(name, value) for name, value in answer if name.lower() != "content-length"]
+                self.reply(status, answer, body, fault)
+
+            def reply(self, status: int, headers: list[tuple[str, str]], body: bytes, fault: str | None = None) -> None:
+                self.send_response(status)
+                for name, value in headers:
+                    if name.lower() not in ("connection", "date", "server", "transfer-encoding"):
+                        self.send_header(name, value)
+                if not any(name.lower() == "content-length" for name, _ in headers):
+                    self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command == "HEAD":
+                    return
+                with store._lock:
+                    store.sent_bytes += len(body)
+                if fault == "close":
+                    self.wfile.write(body[: len(body) // 2])
+                    self.close_connection = True
+                elif fault == "drip":
+                    for position in range(len(body)):
+                        self.wfile.write(body[position : position + 1])
+                        time.sleep(0.05)
+                else:
+                    self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        return Handler
