@@ -2,7 +2,7 @@
 
 from taudl_dist.batches.batch import Batch, Composition
 from taudl_dist.batches.loader import BatchLoader
-from taudl_dist.batches.plan import PLAN_VERSION, BatchPlan, Group, check_world_size, split_groups
+from taudl_dist.batches.plan import PLAN_VERSION, BatchPlan, Group, Layout, check_world_size
 
 __all__ = [
     "PLAN_VERSION",
@@ -11,6 +11,6 @@ __all__ = [
     "BatchPlan",
     "Composition",
     "Group",
+    "Layout",
     "check_world_size",
-    "split_groups",
 ]

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -228,16 +227,6 @@ class BatchPlan:
                 f" (it shows {self._take[smallest.argmin()]} tracklets of {batch.frames} frame a visit, in groups_per_camera="
                 f"{batch.groups_per_camera} parts); set batch.frames=2 or more, fewer groups, or model.batch_norm=sync"
             )
-
-
-def split_groups(groups: Sequence[Group], world_size: int) -> list[list[Group]]:
-    """Contiguous runs of groups, one per worker, differing by at most one group.
-
-    Raises:
-        UsageError: more workers than groups.
-    """
-    check_world_size(len(groups), len({group.camera for group in groups}), world_size)
-    return [list(groups[run.start : run.stop]) for run in _runs(len(groups), world_size)]
 
 
 def _runs(num_groups: int, world_size: int) -> list[range]:

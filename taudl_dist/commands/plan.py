@@ -57,11 +57,11 @@ def _as_text(summary: dict[str, Any]) -> str:
         "pace": f"{summary['steps_per_second']:g} steps/s need {summary['images_per_second']:.0f} images/s decoded and"
         f" {_bytes(summary['bytes_per_second'])}/s read, by all workers together",
         "cache": f"{_bytes(cache['ahead_bytes_per_worker'])} a worker for {cache['ahead_steps']} steps ahead"
-        f" ({cache['shards_ahead']} shards); {_bytes(cache['distinct_bytes'])} in all for nothing to be fetched twice:"
+        f" ({cache['shards_ahead']} shards live); {_bytes(cache['distinct_bytes'])} in all for nothing to be fetched twice:"
         f" {cache['distinct_tracklets']:.0f} tracklets ({cache['distinct_share']:.1%} of all), each used"
         f" {cache['uses_per_tracklet']:.1f} times",
-        "epochs": f"{summary['epochs']['median']:.1f} for the median camera, {least[1]:.1f} for {least[0]},"
-        f" {most[1]:.1f} for {most[0]}",
+        "epochs": f"{summary['epochs']['median']:.3g} for the median camera, {least[1]:.3g} for {least[0]},"
+        f" {most[1]:.3g} for {most[0]}",
         "heads": f"{summary['head_rows']} rows, {max(summary['head_rows_per_worker'])} on the fullest worker:"
         f" {_bytes(summary['head_bytes_per_worker'])} with optimizer state; the busiest has"
         f" {summary['head_images_busiest_over_mean']:.1f} times the mean of images",

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from taudl_dist.batches import BatchPlan, split_groups
+from taudl_dist.batches import BatchPlan
 from taudl_dist.config import resolve
 from taudl_dist.errors import UsageError, UserError
 
@@ -26,6 +26,11 @@ def content(groups):
         + tuple(values.tolist() for values in vars(g.draws).values())
         for g in groups
     ]
+
+
+def shares(plan, step, world_size):
+    """The groups of each worker."""
+    return [plan.share(step, rank=rank, world_size=world_size)[0] for rank in range(world_size)]
 
 
 def check_batch(plan, groups):
@@ -83,7 +88,7 @@ def reads_of_the_same_worker(plan, *, steps, world_size):
     """Share of the reads of all workers that repeat an earlier one of the same worker."""
     seen, hits, reads = [set() for _ in range(world_size)], 0, 0
     for step in range(steps):
-        for rank, run in enumerate(split_groups(plan.groups(step), world_size)):
+        for rank, run in enumerate(shares(plan, step, world_size)):
             rows = [row for group in run for row in group.rows.tolist()]
             hits += len(seen[rank].intersection(rows))
             reads += len(rows)
@@ -151,31 +156,25 @@ def test_batches_are_fixed_for_ever(make_plan):
 @pytest.mark.parametrize("step", [0, 1, 10**6])
 def test_workers_share_the_same_groups_in_order(make_plan, world_size, step):
     plan = make_plan([40] * 6, images=96, groups_per_camera=2)
-    groups = plan.groups(step)
-    runs = split_groups(groups, world_size)
-    assert len(runs) == world_size
-    assert content([group for run in runs for group in run]) == content(groups)
+    runs = shares(plan, step, world_size)
+    assert content([group for run in runs for group in run]) == content(plan.groups(step))
     sizes = [len(run) for run in runs]
     assert max(sizes) - min(sizes) <= 1 and min(sizes) >= 1
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 8])
-@pytest.mark.parametrize(
-    ("sizes", "batch"), [([40] * 6, {"groups_per_camera": 2}), ([5, 1, 9, 0, 30, 2, 2, 2, 7, 3], {})]
-)
-def test_a_share_is_what_the_whole_batch_has_there(make_plan, sizes, batch, world_size):
-    plan = make_plan(sizes, images=96, **batch)
+def test_every_worker_knows_what_the_others_have(make_plan, world_size):
+    plan = make_plan([5, 1, 9, 0, 30, 2, 2, 2, 7, 3], images=96)
     for step in (0, 7, 10**6):
-        groups = plan.groups(step)
-        runs = split_groups(groups, world_size)
-        shares = [plan.share(step, rank=rank, world_size=world_size) for rank in range(world_size)]
-        assert [content(share) for share, _ in shares] == [content(run) for run in runs]
-        for _, layout in shares:
-            assert layout.rank_tracklets(world_size) == tuple(sum(len(g.rows) for g in run) for run in runs)
-            assert layout.rows.tolist() == [row for g in groups for row in g.rows]
-            assert layout.labels.tolist() == [label for g in groups for label in g.labels]
-            assert layout.cameras.tolist() == [g.camera for g in groups for _ in g.rows]
-            assert layout.num_cameras == len({g.camera for g in groups}) and layout.num_groups == len(groups)
+        runs = shares(plan, step, world_size)
+        groups = [group for run in runs for group in run]
+        layout = plan.layout(step)
+        assert content(groups) == content(plan.groups(step))
+        assert layout.rank_tracklets(world_size) == tuple(sum(len(g.rows) for g in run) for run in runs)
+        assert layout.rows.tolist() == [row for g in groups for row in g.rows]
+        assert layout.labels.tolist() == [label for g in groups for label in g.labels]
+        assert layout.cameras.tolist() == [g.camera for g in groups for _ in g.rows]
+        assert layout.num_cameras == len({g.camera for g in groups}) and layout.num_groups == len(groups)
 
 
 def test_groups_per_camera_cuts_a_visit_into_near_equal_parts(make_plan):
@@ -239,7 +238,5 @@ def test_nothing_to_train_on(make_plan, sizes):
 def test_more_workers_than_groups_names_the_way_out(make_plan):
     plan = make_plan([40] * 6, images=96)
     with pytest.raises(UsageError, match=r"groups_per_camera=2.*at most 6 workers"):
-        split_groups(plan.groups(0), 8)
-    with pytest.raises(UsageError, match=r"groups_per_camera=2.*at most 6 workers"):
         plan.share(0, rank=0, world_size=8)
-    assert len(split_groups(make_plan([40] * 6, images=96, groups_per_camera=2).groups(0), 8)) == 8
+    assert all(shares(make_plan([40] * 6, images=96, groups_per_camera=2), 0, 8))
