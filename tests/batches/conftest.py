@@ -17,16 +17,20 @@ from taudl_dist.dataset.index import TrainingIndex, write_index
 
 
 def _index_in_memory(sizes, *, digest="0" * 64, num_frames=None):
-    """A dataset object without files: `sizes` tracklets per camera."""
+    """A dataset object without files: `sizes` tracklets per camera, two shards each."""
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     label = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
     if num_frames is None:
         num_frames = np.random.default_rng(0).integers(1, 17, offsets[-1], dtype=np.int32)
-    unread = np.zeros(0, np.int64)
+    rng = np.random.default_rng(1)
     training = TrainingIndex(
-        camera_offsets=offsets, label=label.astype(np.int32), num_frames=num_frames,
-        shard=unread, offset=unread, length=unread,
-    )  # fmt: skip
+        camera_offsets=offsets,
+        label=label.astype(np.int32),
+        shard=(np.repeat(np.arange(len(sizes)) * 2, sizes) + rng.integers(0, 2, offsets[-1])).astype(np.int32),
+        offset=np.arange(offsets[-1]) * 512,
+        length=rng.integers(1000, 9000, offsets[-1]),
+        num_frames=num_frames,
+    )
     return SimpleNamespace(digest=digest, training=training, cameras=[f"cam{c + 1}" for c in range(len(sizes))])
 
 
