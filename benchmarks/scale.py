@@ -162,6 +162,22 @@ def read_again(ranks: int, *, cameras: int, num_cameras: int = 5000, tracklets: 
     return {"ranks": ranks, "cameras_a_step": cameras} | {name: count / reads for name, count in hits.items()}
 
 
+def bounds(row: dict[str, Any], machine: Machine) -> dict[str, float]:
+    """Where scaling bends, from the row of one number of ranks: the formulas, not the simulation.
+
+    Above so many ranks at these images a rank, means are more bytes than the backbone's gradient; below so many images a rank, the
+    gradient's sum no longer hides behind the backward pass.
+    """
+    ranks = row["ranks"]
+    gradient_bytes = row["backbone_MB"] * 1e6 * ranks / (ranks - 1)
+    tracklet_bytes = row["means_MB"] * 1e6 / (ranks - 1)
+    result = {"ranks_where_means_outweigh_backbone": gradient_bytes / tracklet_bytes}
+    for gigabits in GIGABITS:
+        seconds = gradient_bytes * 8 / (gigabits * 1e9)
+        result[f"images_a_rank_that_hide_backbone_{gigabits}"] = seconds / BACKWARD_SHARE * machine.images_per_second
+    return result
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown."""
     lines = ["| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
@@ -186,11 +202,17 @@ def main() -> None:
     weak = [simulate(dataset, cameras=CAMERAS_PER_RANK * ranks, ranks=ranks, machine=machine) for ranks in WEAK_RANKS]
     strong = [simulate(dataset, cameras=STRONG_CAMERAS, ranks=ranks, machine=machine) for ranks in STRONG_RANKS]
     again = [read_again(ranks, cameras=cameras) for ranks, cameras in ((8, 32), (64, 256), (64, 4096), (1024, 4096))]
+    bends = bounds(weak[-1], machine)
     if args.json:
-        print(json.dumps({"weak": weak, "strong": strong, "read_again": again, "assumed": vars(args)}))
+        print(json.dumps({"bounds": bends, "weak": weak, "strong": strong, "read_again": again, "assumed": vars(args)}))
         return
     print(f"{args.images_per_second:g} images/s a GPU and {args.latency_us:g} us a message assumed\n")
-    for title, rows in (("Weak scaling", weak), ("Strong scaling", strong), ("Read again in the second epoch", again)):
+    for title, rows in (
+        ("Bounds", [bends]),
+        ("Weak scaling", weak),
+        ("Strong scaling", strong),
+        ("Read again in the second epoch", again),
+    ):
         print(f"{title}\n\n{table(rows)}\n")
 
 

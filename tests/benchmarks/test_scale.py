@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.scale import Machine, corpus, efficiency, network_share, read_again, simulate, table
+from benchmarks.scale import Machine, bounds, corpus, efficiency, network_share, read_again, simulate, table
 
 MACHINE = Machine(images_per_second=1000.0, latency_s=1e-5)
 
@@ -29,6 +29,9 @@ def test_simulation_of_few_ranks():
     assert four["means_MB"] == pytest.approx(four["all_features_MB"] / 4)
     assert four["heads_GB"] == pytest.approx(one["heads_GB"] / 4)
     assert four["efficiency_100"] < four["efficiency_400"] < 1
+    bends = bounds(four, MACHINE)
+    assert bends["ranks_where_means_outweigh_backbone"] == pytest.approx(27_706_432 / (24 * 2048))
+    assert bends["images_a_rank_that_hide_backbone_100"] == pytest.approx(2 * 27_706_432 * 4 * 8 / 1e11 * 1.5 * 1000)
     assert table([one, four]).count("\n") == 3
 
 
