@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from taudl_dist.evaluation.distances import Metric, distance_blocks
 from taudl_dist.evaluation.features import evenly_spaced
 from taudl_dist.evaluation.figures import RankList
-from taudl_dist.evaluation.metrics import JUNK, Metric, distance_blocks, ranking
+from taudl_dist.evaluation.matches import JUNK, ranking
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from taudl_dist.errors import UserError
-from taudl_dist.evaluation import metrics
-from taudl_dist.evaluation.metrics import distance_blocks, rank_metrics, rank_metrics_from_features, ranking
+from taudl_dist.evaluation.distances import distance_blocks
+from taudl_dist.evaluation.matches import ranking
+from taudl_dist.evaluation.metrics import rank_metrics, rank_metrics_from_features
 
 
 def slow_metrics(distances, query_ids, gallery_ids, query_cameras, gallery_cameras, max_rank, average_precision):  # noqa: PLR0917
@@ -32,6 +33,12 @@ def slow_metrics(distances, query_ids, gallery_ids, query_cameras, gallery_camer
     return np.mean(curves, axis=0), np.mean(precisions), np.mean(penalties), len(curves)
 
 
+def small_tiles(monkeypatch, elements):
+    """Several blocks and tiles, the last ones shorter."""
+    for module in ("distances", "matches"):
+        monkeypatch.setattr(f"taudl_dist.evaluation.{module}.TILE_ELEMENTS", elements)
+
+
 def random_case(seed, *, num_queries=40, num_gallery=90, ties=False):
     rng = np.random.default_rng(seed)
     distances = rng.random((num_queries, num_gallery)).astype(np.float32)
@@ -50,7 +57,7 @@ def random_case(seed, *, num_queries=40, num_gallery=90, ties=False):
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("num_gallery", [7, 90])  # shorter than max_rank, and longer
 def test_agrees_with_the_slow_implementation(average_precision, ties, num_gallery, monkeypatch):
-    monkeypatch.setattr(metrics, "_BLOCK_ELEMENTS", 600)  # several blocks, the last one shorter
+    small_tiles(monkeypatch, 600)
     for seed in range(8):
         case = random_case(seed, ties=ties, num_gallery=num_gallery)
         result = rank_metrics(*case, max_rank=20, average_precision=average_precision)
@@ -108,7 +115,7 @@ def test_tensors_of_any_precision_give_the_same():
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_features_give_the_metrics_of_their_distances(metric, monkeypatch):
-    monkeypatch.setattr(metrics, "_BLOCK_ELEMENTS", 200)
+    small_tiles(monkeypatch, 200)
     rng = np.random.default_rng(0)
     query, gallery = (rng.normal(size=(n, 16)).astype(np.float32) + 3 for n in (40, 90))
     if metric == "cosine":
