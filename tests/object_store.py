@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import logging
 import threading
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import Any
 BUCKET = "corpus"
 ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
 STATUS = {"SlowDown": 503, "InternalError": 500, "AccessDenied": 403, "NoSuchKey": 404}
+AUTHORIZATION = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
 FAULTS = (*STATUS, "close", "short", "garbage", "stall", "drip")
 """Error replies by code; a connection closed in mid-body; a shorter body that says so; wrong bytes; silence; a byte now and then."""
 
@@ -25,7 +27,10 @@ class ObjectStore:
 
     def __init__(self) -> None:
         from moto.server import ThreadedMotoServer
+        from werkzeug.serving import WSGIRequestHandler
 
+        WSGIRequestHandler.disable_nagle_algorithm = True  # or each answer's body waits 40 ms for its header's receipt
+        logging.getLogger("werkzeug").setLevel(logging.WARNING)
         self._moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self._moto.start()
         self._upstream = self._moto.get_host_and_port()
@@ -33,7 +38,7 @@ class ObjectStore:
         self._proxy.daemon_threads = True
         threading.Thread(target=self._proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         self._lock = threading.Lock()
-        self.stall_s = 3.0
+        self.stall_s = 1.5
         self.reset()
         self._send("PUT", f"/{BUCKET}")
 
@@ -43,6 +48,14 @@ class ObjectStore:
         self.requests: Counter[tuple[str, str]] = Counter()
         self.sent_bytes = 0
         self.busy = self.busiest = 0
+
+    def fail(self, fault: str, *, method: str | None = "GET", suffix: str = "", times: float = float("inf")) -> None:
+        """The first `times` requests of each object whose key ends like this go wrong."""
+
+        def chosen(made: str, key: str, count: int) -> str | None:
+            return fault if made == (method or made) and key.endswith(suffix) and count < times else None
+
+        self.fault = chosen
 
     @property
     def endpoint(self) -> str:
@@ -60,10 +73,14 @@ class ObjectStore:
         return self.uri(folder)
 
     def put(self, key: str, data: bytes) -> None:
-        self._send("PUT", f"/{BUCKET}/{key}", data)
+        status, _, reply = self._send("PUT", f"/{BUCKET}/{key}", data, {"Authorization": AUTHORIZATION})
+        assert status == 200, reply
+
+    def has(self, key: str) -> bool:
+        return self._send("HEAD", f"/{BUCKET}/{key}")[0] == 200
 
     def delete(self, key: str) -> None:
-        self._send("DELETE", f"/{BUCKET}/{key}")
+        self._send("DELETE", f"/{BUCKET}/{key}", None, {"Authorization": AUTHORIZATION})
 
     def stop(self) -> None:
         self._proxy.shutdown()
@@ -97,6 +114,7 @@ class ObjectStore:
     def _handler(store: ObjectStore) -> type[BaseHTTPRequestHandler]:  # noqa: N805
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
                 with store._counted(self.command, self.path) as fault, contextlib.suppress(OSError):
@@ -114,7 +132,7 @@ class ObjectStore:
                 status, answer, body = store._send(self.command, self.path, None, headers)
                 if fault == "garbage":
                     body = bytes(len(body))
-                if fault == "short":
+                if fault == "short" and self.command == "GET":
                     body = body[: len(body) // 2]
                     answer = [(name, value) for name, value in answer if name.lower() != "content-length"]
                 self.reply(status, answer, body, fault)
@@ -135,9 +153,10 @@ class ObjectStore:
                     self.wfile.write(body[: len(body) // 2])
                     self.close_connection = True
                 elif fault == "drip":
-                    for position in range(len(body)):
+                    for position in range(min(len(body), int(store.stall_s / 0.05))):
                         self.wfile.write(body[position : position + 1])
                         time.sleep(0.05)
+                    self.close_connection = True
                 else:
                     self.wfile.write(body)
 

@@ -20,6 +20,16 @@ def jpeg(value: int) -> bytes:
 @pytest.fixture
 def dataset_path(tmp_path) -> Path:
     """Two cameras of 3 training tracklets with 2, 3 and 4 images; one query, one gallery, one that is both."""
+    return _write(tmp_path / "dataset")
+
+
+@pytest.fixture(scope="package")
+def unchanged_path(tmp_path_factory) -> Path:
+    """The same, for tests that leave it alone."""
+    return _write(tmp_path_factory.mktemp("unchanged") / "dataset")
+
+
+def _write(folder: Path) -> Path:
     from data_tools.shards import ImportTracklet, write_dataset
 
     def tracklet(camera, split, number):
@@ -28,4 +38,4 @@ def dataset_path(tmp_path) -> Path:
 
     tracklets = [tracklet(camera, "train", number) for camera in ("a", "b") for number in range(3)]
     tracklets += [tracklet("a", split, 0) for split in ("query", "gallery", "both")]
-    return write_dataset(tmp_path / "dataset", tracklets, settings={}, source={}, images_per_shard=5)
+    return write_dataset(folder, tracklets, settings={}, source={}, images_per_shard=5)
