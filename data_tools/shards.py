@@ -9,7 +9,7 @@ import hashlib
 import json
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,15 @@ class ImportTracklet:
     """A tracklet of an existing collection.
 
     camera; split: train, query, gallery, or both (a test tracklet that is query and gallery); name: unique within its
-    camera and split; frames: (frame number, JPEG bytes or the path of a JPEG file), ascending; person_id: 0 distractor,
-    -1 junk, None unknown; times_s: seconds of each frame; source: where it comes from, kept beside the images.
+    camera and split; frames: (frame number, JPEG), ascending, the JPEG as bytes, as the path of a file, or as a function that
+    gives the bytes when they are written; person_id: 0 distractor, -1 junk, None unknown; times_s: seconds of each frame;
+    source: where it comes from, kept beside the images.
     """
 
     camera: str
     split: str
     name: str
-    frames: list[tuple[int, bytes | Path]]
+    frames: Sequence[tuple[int, bytes | Path | Callable[[], bytes]]]
     person_id: int | None = None
     times_s: list[float] | None = None
     source: str = ""
@@ -141,7 +142,9 @@ def _load(
         )
 
 
-def _jpeg(image: bytes | Path) -> bytes:
+def _jpeg(image: bytes | Path | Callable[[], bytes]) -> bytes:
+    if callable(image):
+        return image()
     try:
         content = image if isinstance(image, bytes) else image.read_bytes()
     except FileNotFoundError as error:
