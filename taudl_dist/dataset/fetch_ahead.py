@@ -150,7 +150,7 @@ class FetchAhead:
     def _admit(self) -> list[Extent]:
         """Makes room for the next steps, as many as fit; what has to be fetched for them."""
         missing: list[Extent] = []
-        while self._next < min(self._stop, self._kept.step + self._ahead + 1):
+        while self._next < min(self._kept.known, self._kept.step + self._ahead + 1):
             for extent in self._kept.missing(self._next):
                 leaving = self._kept.admit(extent, self._next)
                 if leaving is None:
