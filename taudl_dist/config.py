@@ -198,7 +198,7 @@ class Config:
     """Everything that decides a training run."""
 
     data: str = ""
-    """Dataset folder written by `taudl shard` or `taudl import`."""
+    """Dataset written by `taudl shard` or `taudl import`: a folder, s3://BUCKET/FOLDER or gs://BUCKET/FOLDER."""
     out: str = ""
     """Run folder to write."""
     workers: str = "1"

@@ -18,7 +18,7 @@ class EmbedArgs:
     """
 
     data: str
-    """Dataset folder."""
+    """Dataset folder, or its s3:// or gs:// URI."""
     model: str
     """A run folder, a folder with model.safetensors, or that file."""
     out: str

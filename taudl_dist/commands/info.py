@@ -19,7 +19,7 @@ class InfoArgs:
     """
 
     dataset: Annotated[str, Positional] = ""
-    """Dataset folder."""
+    """Dataset folder, or its s3:// or gs:// URI."""
     data: str = ""
     """The dataset folder, as a flag."""
     json: bool = False

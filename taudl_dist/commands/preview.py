@@ -18,7 +18,7 @@ class PreviewArgs:
     """
 
     dataset: Annotated[str, Positional] = ""
-    """Dataset folder."""
+    """Dataset folder, or its s3:// or gs:// URI."""
     data: str = ""
     """The dataset folder, as a flag."""
     out: str = "preview.html"
