@@ -50,8 +50,8 @@ _RELEASE_DIR = "cuhk03_release"
 _NP_DIRS = ("cuhk03-np", "CUHK03-NP")
 _NP_NAME = re.compile(r"(?P<person>\d{4})_c(?P<camera>[12])(_[^.]*)?\.(png|jpg)", re.IGNORECASE)
 _CLASSIC_NOTE = (
-    "note: the published numbers of the classic protocol are those of one gallery image per person, drawn at random;"
-    " `taudl evaluate` ranks all images"
+    "note: published numbers of the classic protocol are single-gallery-shot CMC (one gallery image per person, drawn at random),"
+    " not the ranking of all images"
 )
 
 

@@ -75,8 +75,10 @@ def import_benchmark(
 
 
 def _sequences(folder: Path, camera: str) -> Sequences:
-    frame = re.compile(rf"{camera}_person\d{{3}}_\d{{5}}\.png", re.IGNORECASE)
-    return read_sequences(folder, person=_PERSON, frame=frame, benchmark="iLIDS-VID")
+    frame = re.compile(rf"{camera}_person(?P<person>\d{{3}})_\d{{5}}\.png", re.IGNORECASE)
+    return read_sequences(
+        folder, person=_PERSON, frame=frame, benchmark="iLIDS-VID", example=f"person001/{camera}_person001_00317.png"
+    )
 
 
 def _read_split(path: Path, people: list[int], split: int) -> Split:

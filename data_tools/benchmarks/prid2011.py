@@ -76,7 +76,7 @@ def import_benchmark(
 
 
 def _sequences(folder: Path) -> Sequences:
-    return read_sequences(folder, person=_PERSON, frame=_FRAME, benchmark="PRID2011")
+    return read_sequences(folder, person=_PERSON, frame=_FRAME, benchmark="PRID2011", example="person_0001/0001.png")
 
 
 def _read_split(path: Path, people: list[int], split: int) -> Split:

@@ -14,7 +14,7 @@ from pathlib import Path
 from data_tools.benchmarks.counts import Counts
 from data_tools.benchmarks.draws import first_identities, shuffled
 from data_tools.benchmarks.folders import image_files, parsed
-from data_tools.benchmarks.images import image
+from data_tools.benchmarks.images import Frames
 from data_tools.shards import ImportTracklet
 from taudl_dist.errors import UsageError, UserError
 
@@ -34,20 +34,31 @@ class Split:
     origin: str
 
 
-def read_sequences(folder: Path, *, person: re.Pattern[str], frame: re.Pattern[str], benchmark: str) -> Sequences:
+def read_sequences(
+    folder: Path, *, person: re.Pattern[str], frame: re.Pattern[str], benchmark: str, example: str
+) -> Sequences:
     """The frames of every person folder in a camera's folder.
 
+    Args:
+        person: takes a folder's name apart, with a group person.
+        frame: takes a file's name apart; where it has a group person, this must be the folder's.
+        example: path of a file from the camera's folder on, for messages.
+
     Raises:
-        UserError: the folder is missing, a folder or file has another name, or a person has no frames.
+        UserError: the folder is missing, a folder or file has another name, or a person has no frames or two folders.
     """
-    sequences = {}
+    sequences: dict[int, list[Path]] = {}
     for path in _folders(folder):
         match = person.fullmatch(path.name)
-        if not match:
-            raise UserError(f"{path}: the name is not one of {benchmark} (a person's folder); move it away")
+        if not match or int(match["person"]) in sequences:
+            problem = "the name is not one of" if not match else "a second folder for a person of"
+            raise UserError(f"{path}: {problem} {benchmark}, such as {example}; move it away")
         frames = image_files(path)
-        for _ in parsed(frames, frame, benchmark=benchmark, example=frame.pattern):
-            pass
+        for file, name in zip(frames, parsed(frames, frame, benchmark=benchmark, example=example)):
+            if name.groupdict().get("person", match["person"]) != match["person"]:
+                raise UserError(
+                    f"{file}: a frame of another person than its folder's; the copy is damaged, unpack it again"
+                )
         if not frames:
             raise UserError(f"{path}: holds no images; the copy is incomplete, unpack it again")
         sequences[int(match["person"])] = frames
@@ -134,7 +145,7 @@ def _tracklet(camera: str, part: str, person: int, frames: list[Path]) -> Import
         camera=camera,
         split=part,
         name=f"{person:04d}",
-        frames=[(number, image(path)) for number, path in enumerate(frames)],
+        frames=Frames(frames[0].parent, [path.name for path in frames]),
         person_id=person,
         source=f"{camera}/{frames[0].parent.name}",
     )

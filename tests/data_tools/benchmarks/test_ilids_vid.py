@@ -63,6 +63,10 @@ def test_splits_are_drawn_without_the_file(copy, tmp_path):
         (lambda copy: shutil.rmtree(copy / "sequences" / "cam2" / "person009"), "person 9 is in one camera only"),
         (lambda copy: shutil.rmtree(copy / "sequences" / "cam2"), "cam2: cannot be listed"),
         (
+            lambda copy: (copy / "sequences/cam1/person001/cam1_person002_00319.png").write_text(""),
+            "person002_00319.png: a frame of another person than its folder's",
+        ),
+        (
             lambda copy: (copy / "sequences/cam1/person001/cam2_person001_00317.png").write_text(""),
             "cam2_person001_00317.png: the name is not one of iLIDS-VID",
         ),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.benchmarks.images import encoder, image, read_image
+from data_tools.benchmarks.images import Frames, encoder, image, read_image
 from taudl_dist.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 8, 3), np.uint8)
@@ -63,3 +63,11 @@ def test_what_is_no_image(tmp_path, case):
     kind = "PNG" if name.endswith("png") else "JPEG"
     with pytest.raises(UserError, match=rf"^\S+{name}: not a readable {kind} \(.+\); the copy is damaged"):
         read_image(tmp_path / name)
+
+
+def test_frames_of_a_folder(tmp_path):
+    for name in ("b.jpg", "a.jpg"):
+        (tmp_path / name).write_bytes(content("JPEG") + name.encode())
+    frames = Frames(tmp_path, ["b.jpg", "a.jpg"])
+    assert len(frames) == 2 and [number for number, _ in frames] == [0, 1]
+    assert [jpeg()[-5:] for _, jpeg in frames] == [b"b.jpg", b"a.jpg"]

@@ -1,4 +1,4 @@
-"""The importer on a generated miniature copy of MARS, its draws and counts on the real tables where they are at hand."""
+"""The importer on a generated miniature copy of MARS; its draws also on the real tables where they are at hand."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from data_tools.benchmarks import mars
-from data_tools.benchmarks.counts import MARS, MARS_GALLERY, check_counts
-from data_tools.benchmarks.mars import CAMERA, PERSON, import_benchmark
+from data_tools.benchmarks.counts import MARS
 from data_tools.benchmarks.mars import draw as draw_rows
+from data_tools.benchmarks.mars import import_benchmark
+from data_tools.benchmarks.mars_tables import CAMERA, PERSON, read_tables
 from taudl_dist.dataset import open_dataset, read_manifest
 from taudl_dist.errors import UsageError, UserError
 
@@ -84,18 +84,6 @@ def test_the_gallery_with_queries_and_junk(copy, tmp_path, rows):
     assert dataset.info["source"]["counts"]["valid queries"] == 3
     probes = read_manifest(dataset, splits=("query", "gallery"))
     assert len(set(probes["key"].to_pylist())) == len(TEST)  # a tracklet that is both is stored once
-
-
-def test_valid_queries_are_those_that_ranking_finds_valid():
-    from taudl_dist.evaluation import rank_metrics
-
-    queries, gallery = table(TEST)[np.array(QUERIES) - 1], table(TEST)
-    for held in (gallery, gallery[[1, 3, 6]]):
-        distances = np.random.default_rng(0).random((len(queries), len(held)))
-        metrics = rank_metrics(
-            distances, queries[:, PERSON], held[:, PERSON], queries[:, CAMERA], held[:, CAMERA], max_rank=2
-        )
-        assert metrics.num_valid_queries == mars.num_valid(queries, held)
 
 
 def test_duplicates_have_labels_of_their_own(copy, tmp_path):
@@ -191,14 +179,9 @@ def test_an_incomplete_copy_is_refused(copy, tmp_path):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the tables of MARS are not part of the project")
 class TestRealTables:
-    @pytest.mark.parametrize("gallery", MARS_GALLERY)
-    def test_counts(self, gallery):
-        counts = mars.count(*mars.read_tables(REAL), gallery=gallery)
-        assert check_counts("MARS", counts, {**MARS, **MARS_GALLERY[gallery]}, allow_mismatch=False) == []
-
     @pytest.mark.parametrize("duplication", [0.0, 0.1, 0.2, 0.3, 0.5])
     def test_draws(self, duplication):
-        train, _, _ = mars.read_tables(REAL)
+        train, _, _ = read_tables(REAL)
         rows = draw_rows(train, set(train[:, PERSON].tolist()), seed=0, duplication=duplication)
         assert len(set(rows)) == len(rows)
         per_pair = Counter(map(tuple, train[rows][:, [PERSON, CAMERA]].tolist()))
@@ -208,7 +191,7 @@ class TestRealTables:
             assert twice == round(duplication * people)
 
     def test_another_seed_draws_others(self):
-        train, _, _ = mars.read_tables(REAL)
+        train, _, _ = read_tables(REAL)
         people = set(train[:, PERSON].tolist())
         drawn = [set(draw_rows(train, people, seed=seed)) for seed in range(2)]
         expected = sum(1 / number for number in Counter(map(tuple, train[:, [PERSON, CAMERA]].tolist())).values())

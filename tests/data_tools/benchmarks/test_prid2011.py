@@ -1,6 +1,7 @@
 """The importer on a generated miniature copy of PRID 2011's layout."""
 
 import json
+import shutil
 
 import pytest
 
@@ -67,6 +68,10 @@ def test_first_identities_of_the_training_half(copy, tmp_path, rows):
     assert len(rows(dataset, "query")) == 2
 
 
+def twice(folder):
+    shutil.copytree(folder, folder.with_name(folder.name.title()))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -79,7 +84,8 @@ def test_first_identities_of_the_training_half(copy, tmp_path, rows):
         (lambda copy: (copy / "multi_shot" / "cam_b").rename(copy / "cam_b"), "cam_b: cannot be listed"),
         (lambda copy: (copy / "multi_shot").rename(copy / "single_shot"), "found no multi_shot there"),
         (lambda copy: (copy / "multi_shot" / "cam_a" / "person_0007").mkdir(), "person_0007: holds no images"),
-        (lambda copy: (copy / "multi_shot" / "cam_a" / "extra").mkdir(), "extra: the name is not one of PRID2011"),
+        (lambda copy: twice(copy / "multi_shot" / "cam_a" / "person_0001"), "a second folder for a person of PRID2011"),
+        (lambda copy: (copy / "multi_shot" / "cam_a" / "extra").mkdir(), "extra: the name is not one of PRID2011, such as person_0001/0001.png"),
         (lambda copy: (copy / "multi_shot/cam_a/person_0001/1.png").write_text(""), "1.png: the name is not one of PRID"),
         (lambda copy: (copy / "multi_shot/cam_a/person_0001/0001.png").write_text("x"), "0001.png: not a readable PNG"),
     ],
