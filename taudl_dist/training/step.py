@@ -46,17 +46,17 @@ def train_step(learner: Learner, batch: Batch, *, lr: float) -> torch.Tensor:
     association = _association(learner, own, composition) if config.loss.ccta_weight > 0 else None
     share = joint_share(discrimination, association, heads=leaves, config=config.loss)
     share.loss.backward()
+    assert own.grad is not None
     # DDP divides the network's gradient by the number of workers: the factor W, in this one place
     back(own.grad.mul(world.size))
     if learner.is_replicated:
         sum_gradients(leaves)
 
     if config.optim.clip_norm:
-        heads = [tensor for head in leaves.values() for tensor in head]
-        replicated, owned = (heads, []) if learner.is_replicated else ([], heads)
-        clip_by_global_norm(
-            [*learner.backbone.parameters, *replicated], owned, config.optim.clip_norm, world_size=world.size
-        )
+        shared, owned = learner.backbone.parameters, [tensor for head in leaves.values() for tensor in head]
+        if learner.is_replicated:
+            shared, owned = [*shared, *owned], []
+        clip_by_global_norm(shared, owned, config.optim.clip_norm, world_size=world.size)
     learner.backbone.step(lr=lr)
     learner.heads.step(leaves, lr=lr)
     update_running_statistics(learner.model, world_size=world.size)
