@@ -1,7 +1,17 @@
 """What a model is worth: tracklet features, CMC / mAP / mINP, baselines, pictures and the report."""
 
-from taudl_dist.evaluation.evaluate import Protocol, evaluate
+from taudl_dist.evaluation.evaluate import evaluate
 from taudl_dist.evaluation.features import embed
 from taudl_dist.evaluation.metrics import RankMetrics, rank_metrics, rank_metrics_from_features
+from taudl_dist.evaluation.protocols import Protocol
+from taudl_dist.evaluation.single_shot import single_shot_cmc
 
-__all__ = ["Protocol", "RankMetrics", "embed", "evaluate", "rank_metrics", "rank_metrics_from_features"]
+__all__ = [
+    "Protocol",
+    "RankMetrics",
+    "embed",
+    "evaluate",
+    "rank_metrics",
+    "rank_metrics_from_features",
+    "single_shot_cmc",
+]

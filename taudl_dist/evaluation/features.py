@@ -1,4 +1,4 @@
-"""Tracklet features: the mean over a tracklet's frames of what an extractor makes of each image.
+"""Tracklet features: the mean, or the largest value, over a tracklet's frames of what an extractor makes of each image.
 
 Images are read tracklet by tracklet and go through the extractor in batches of a fixed size that tracklets
 may straddle, so that memory depends on the batch and on the number of tracklets, not on their length.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taudl_dist.errors import UserError
+from taudl_dist.evaluation.protocols import Pooling
 from taudl_dist.progress import progress
 
 if TYPE_CHECKING:
@@ -30,11 +31,12 @@ def embed(
     rows: pa.Table,
     *,
     frames: int = 0,
+    pooling: Pooling = "mean",
     batch_images: int = 128,
     device: str = "cpu",
     label: str = "features",
 ) -> np.ndarray:
-    """Features (N, D) float32 of the tracklets in `rows` (a manifest table); see `mean_features`."""
+    """Features (N, D) float32 of the tracklets in `rows` (a manifest table); see `pooled_features`."""
     import torch
 
     from taudl_dist.batches.pipeline import DecodePipeline
@@ -50,19 +52,22 @@ def embed(
         with torch.inference_mode():
             return model(images.to(dtype), [len(jpegs)]).float().cpu().numpy()
 
-    return mean_features(extract, dataset, rows, frames=frames, batch_images=batch_images, label=label)
+    return pooled_features(
+        extract, dataset, rows, frames=frames, pooling=pooling, batch_images=batch_images, label=label
+    )
 
 
-def mean_features(
+def pooled_features(
     extract: Extractor,
     dataset: Dataset,
     rows: pa.Table,
     *,
     frames: int = 0,
+    pooling: Pooling = "mean",
     batch_images: int = 128,
     label: str = "features",
 ) -> np.ndarray:
-    """Mean features (N, D) float32 of the tracklets in `rows`, over all frames (0) or `frames` evenly spaced ones.
+    """Mean or largest features (N, D) float32 of the tracklets in `rows`, over all frames (0) or `frames` evenly spaced ones.
 
     Raises:
         UserError: a damaged image or shard, with the tracklet's key.
@@ -70,14 +75,16 @@ def mean_features(
     counts = np.asarray(rows["num_frames"])
     counts = np.minimum(counts, frames) if frames else counts
     total = np.zeros((0, 0), np.float32)
+    join = np.add if pooling == "mean" else np.maximum
     images = progress(_images(dataset, rows, frames), label, unit="img", total=int(counts.sum()))
     for owners, jpegs in _batches(images, batch_images):
         features = _extract(extract, jpegs, owners, rows)
         if not total.size:
-            total = np.zeros((len(rows), features.shape[1]), np.float32)
+            total = np.full((len(rows), features.shape[1]), 0 if pooling == "mean" else -np.inf, np.float32)
         first = np.flatnonzero(np.diff(owners, prepend=-1))
-        total[owners[first]] += np.add.reduceat(features, first, axis=0)
-    return total / counts[:, None].astype(np.float32)
+        own = owners[first]
+        total[own] = join(total[own], join.reduceat(features, first, axis=0))
+    return total / counts[:, None].astype(np.float32) if pooling == "mean" else total
 
 
 def best_device() -> str:

@@ -40,6 +40,13 @@ class Labels:
         return len(self.ids)
 
 
+def both_sides(query_ids: Any, gallery_ids: Any, query_cameras: Any, gallery_cameras: Any) -> tuple[Labels, Labels]:
+    """Labels of queries and gallery; names of people or cameras are numbered."""
+    ids = _numbered(query_ids, gallery_ids)
+    cameras = _numbered(query_cameras, gallery_cameras)
+    return Labels("query", ids[0], cameras[0]), Labels("gallery", ids[1], cameras[1])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Matches:
     """Right answers (P,): gallery items of the query's identity and another camera, ascending by query, distance, position."""
@@ -177,6 +184,15 @@ def _row_blocks(num_matches: np.ndarray) -> Iterator[slice]:
 def _ordered(query: np.ndarray, distance: np.ndarray, position: np.ndarray) -> Matches:
     order = np.lexsort((position, distance, query))
     return Matches(query=query[order], distance=distance[order], position=position[order])
+
+
+def _numbered(query: Any, gallery: Any) -> tuple[np.ndarray, np.ndarray]:
+    sides = as_array(query), as_array(gallery)
+    if not any(side.dtype.kind in "US" for side in sides):
+        return sides
+    numbers = np.unique(np.concatenate([side.ravel() for side in sides]), return_inverse=True)[1] + 1
+    first, second = np.split(numbers, [sides[0].size])
+    return first.reshape(sides[0].shape), second.reshape(sides[1].shape)
 
 
 def _integers(name: str, values: Any) -> np.ndarray:

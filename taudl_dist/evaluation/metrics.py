@@ -15,7 +15,7 @@ import numpy as np
 
 from taudl_dist.errors import UserError
 from taudl_dist.evaluation.distances import Distances, FeatureDistances, MatrixDistances, Metric, as_array
-from taudl_dist.evaluation.matches import Labels, Matches, count_before, find_matches
+from taudl_dist.evaluation.matches import Labels, Matches, both_sides, count_before, find_matches
 
 AveragePrecision = Literal["step", "trapezoid"]
 
@@ -68,7 +68,7 @@ def rank_metrics(
     Raises:
         UserError: shapes that do not fit, NaN among the distances, or no query with a match.
     """
-    queries, gallery = Labels("query", query_ids, query_cameras), Labels("gallery", gallery_ids, gallery_cameras)
+    queries, gallery = both_sides(query_ids, gallery_ids, query_cameras, gallery_cameras)
     matrix = as_array(distances)
     check_shape(matrix.shape, queries, gallery)
     scores = score_queries(MatrixDistances(matrix), queries, gallery, average_precision=average_precision)
@@ -92,7 +92,7 @@ def rank_metrics_from_features(  # noqa: PLR0917 - the order of rank_metrics
 
     The gallery may be a memory-mapped array; it is read once for each 4,096 queries.
     """
-    queries, gallery = Labels("query", query_ids, query_cameras), Labels("gallery", gallery_ids, gallery_cameras)
+    queries, gallery = both_sides(query_ids, gallery_ids, query_cameras, gallery_cameras)
     found = (len(query_features), len(gallery_features))
     if found != (len(queries), len(gallery)):
         raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from taudl_dist.errors import UserError
 from taudl_dist.evaluation.distances import Distances, MatrixDistances, as_array
-from taudl_dist.evaluation.matches import JUNK, Labels
+from taudl_dist.evaluation.matches import JUNK, Labels, both_sides
 from taudl_dist.evaluation.metrics import check_shape
 
 
@@ -32,7 +32,7 @@ def single_shot_cmc(
     Raises:
         UserError: shapes that do not fit, NaN among the distances, or no query with a match.
     """
-    queries, gallery = Labels("query", query_ids, query_cameras), Labels("gallery", gallery_ids, gallery_cameras)
+    queries, gallery = both_sides(query_ids, gallery_ids, query_cameras, gallery_cameras)
     matrix = as_array(distances)
     check_shape(matrix.shape, queries, gallery)
     return expected_cmc(MatrixDistances(matrix), queries, gallery, max_rank=max_rank)

@@ -47,6 +47,29 @@ def test_table(dataset, run, capsys, logged):
     assert logged[0][1]["artifacts"] == []
 
 
+def test_several_datasets_give_mean_and_deviation(dataset, run, capsys, logged):
+    pairs = ["--data", str(dataset.path), str(dataset.path), "--model", str(run), str(run)]
+    assert main(["evaluate", *pairs, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["rank1_std"] == 0
+    assert printed["rank1"] == printed["splits"][0]["rank1"] == printed["splits"][1]["rank1"]
+    assert len(logged) == 2
+    assert main(["evaluate", *pairs, "--rerank"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        "1",
+        "2",
+        "mean",
+        "deviation",
+        "in",
+    ]
+
+
+@pytest.mark.parametrize("wrong", [["--data", "a", "b"], ["--protocol", "vipers"], ["--report", "r.html", "--rerank"]])
+def test_wrong_usage_of_several_and_of_protocols(dataset, run, wrong, logged):
+    assert main(["evaluate", "--data", str(dataset.path), "--model", str(run), *wrong]) == 2
+    assert logged == []
+
+
 @pytest.mark.parametrize("wrong", [["--metric", "manhattan"], ["--frames", "-1"], []])
 def test_wrong_usage(dataset, run, wrong, logged):
     needed = ["--data", str(dataset.path)] + (["--model", str(run)] if wrong else [])

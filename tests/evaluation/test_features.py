@@ -11,7 +11,7 @@ import torch
 from taudl_dist.batches.pipeline import DecodePipeline
 from taudl_dist.dataset import TrackletReader, read_manifest
 from taudl_dist.errors import UserError
-from taudl_dist.evaluation.features import embed, evenly_spaced, mean_features
+from taudl_dist.evaluation.features import embed, evenly_spaced, pooled_features
 from taudl_dist.model import load_model
 
 SPACED = [
@@ -39,14 +39,15 @@ def sizes(jpegs):
 
 @pytest.mark.parametrize("batch_images", [1, 3, 4, 100])  # tracklets of 1 to 4 frames straddle batches
 @pytest.mark.parametrize("frames", [0, 2])
-def test_mean_over_frames(dataset, batch_images, frames):
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_pooling_over_frames(dataset, batch_images, frames, pooling):
     rows = read_manifest(dataset)
-    found = mean_features(sizes, dataset, rows, frames=frames, batch_images=batch_images)
+    found = pooled_features(sizes, dataset, rows, frames=frames, pooling=pooling, batch_images=batch_images)
     reader = TrackletReader(dataset)
     for feature, row in zip(found, rows.to_pylist()):
         jpegs = reader.read(row["shard"], row["offset"], row["length"])
         kept = [jpegs[position] for position in evenly_spaced(len(jpegs), frames)]
-        np.testing.assert_allclose(feature, sizes(kept).mean(0), rtol=1e-6)
+        np.testing.assert_allclose(feature, getattr(sizes(kept), pooling)(0), rtol=1e-6)
 
 
 def test_embedding_is_the_mean_of_single_images(dataset, run):
@@ -78,7 +79,7 @@ def test_a_feature_that_is_not_finite_names_its_tracklet(dataset):
 
     rows = read_manifest(dataset)
     with pytest.raises(UserError, match=f"tracklet {rows['key'][0]}: its feature is not finite"):
-        mean_features(broken, dataset, rows, batch_images=1)
+        pooled_features(broken, dataset, rows, batch_images=1)
 
 
 def test_another_number_of_images_than_the_manifest_says(dataset):
@@ -87,7 +88,7 @@ def test_another_number_of_images_than_the_manifest_says(dataset):
         rows.schema.get_field_index("num_frames"), "num_frames", pa.array([7] * len(rows), pa.int32())
     )
     with pytest.raises(UserError, match="in its shard, but 7 in the manifest"):
-        mean_features(sizes, dataset, wrong)
+        pooled_features(sizes, dataset, wrong)
 
 
 def test_a_damaged_image_names_its_tracklet(dataset, run, tmp_path):

@@ -113,6 +113,13 @@ def test_tensors_of_any_precision_give_the_same():
     assert rank_metrics(torch.tensor(case[0]).bfloat16(), *case[1:]).num_valid_queries == expected.num_valid_queries
 
 
+def test_names_of_people_and_cameras_are_as_good_as_numbers():
+    distances, *labels = random_case(4)
+    labels[1] = np.maximum(labels[1], 0)  # junk has no name
+    named = [np.array([f"{value}" for value in side]) for side in labels]
+    assert rank_metrics(distances, *named).mAP == rank_metrics(distances, *labels).mAP
+
+
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_features_give_the_metrics_of_their_distances(metric, monkeypatch):
     small_tiles(monkeypatch, 200)
@@ -149,6 +156,7 @@ BAD = [
     # remark, arguments, what the message says
     ("transposed", (np.zeros((3, 2)), [1, 2], [1, 2, 3], [0, 0], [1, 1, 1]), r"\(3, 2\), expected \(2, 3\)"),
     ("ids and cameras differ", (np.zeros((1, 2)), [1], [1, 2], [0], [1]), "gallery ids"),
+    ("identities between numbers", ([[0.1, 0.2]], [1.5], [1, 1], [0], [1, 1]), "query ids are of type float64"),
     ("NaN", ([[np.nan, 1.0]], [1], [1, 1], [0], [1, 1]), "1 distances are NaN"),
     ("no match at all", ([[0.1, 0.2]], [1], [2, 1], [0], [1, 0]), "none of the 1 queries"),
     ("no queries", (np.zeros((0, 2)), [], [1, 2], [], [1, 1]), "none of the 0 queries"),
