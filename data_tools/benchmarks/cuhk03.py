@@ -35,7 +35,6 @@ from data_tools.benchmarks.pictures import (
 )
 from data_tools.shards import ImportTracklet, write_dataset
 from taudl_dist.errors import UsageError, UserError
-from taudl_dist.progress import log
 
 Boxes = Literal["detected", "labelled"]
 Protocol = Literal["new", "classic"]
@@ -49,10 +48,6 @@ _WORD = {"detected": "detected", "labelled": "labeled"}
 _RELEASE_DIR = "cuhk03_release"
 _NP_DIRS = ("cuhk03-np", "CUHK03-NP")
 _NP_NAME = re.compile(r"(?P<person>\d{4})_c(?P<camera>[12])(_[^.]*)?\.(png|jpg)", re.IGNORECASE)
-_CLASSIC_NOTE = (
-    "note: published numbers of the classic protocol are single-gallery-shot CMC (one gallery image per person, drawn at random),"
-    " not the ranking of all images"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +75,7 @@ def import_benchmark(
     Args:
         root: the folder that holds detected and labeled of CUHK03-NP, or cuhk-03.mat, or its parent.
         boxes: people as a detector found them, or as marked by hand.
-        protocol: new, or classic.
+        protocol: new, or classic, where every test image is query and gallery (evaluation draws one of each person).
         split: number of the classic split, 0 to 19; None is 0.
         identities: keep only the first so many training identities; 0 keeps all.
         allow_mismatch: take a copy whose counts are not those of the complete benchmark.
@@ -104,14 +99,12 @@ def import_benchmark(
                 "sstt": SSTT,
                 "boxes": boxes,
                 "protocol": protocol,
-                "split": split or 0,
+                "split": None if protocol == "new" else split or 0,
                 "identities": identities,
             },
             source={"name": "CUHK03", "read from": parts.origin, "counts": counts, "mismatches": mismatches},
             encoder=encoder(),
         )
-    if protocol == "classic":
-        log(_CLASSIC_NOTE)
     return counts
 
 

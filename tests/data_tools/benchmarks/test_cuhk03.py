@@ -10,6 +10,7 @@ from scipy.io import savemat
 
 from data_tools.benchmarks.cuhk03 import import_benchmark
 from data_tools.benchmarks.cuhk03_release import Release
+from data_tools.validate import validate_dataset
 from taudl_dist.dataset import TrackletReader, open_dataset, read_manifest
 from taudl_dist.errors import UsageError, UserError
 
@@ -141,13 +142,14 @@ def test_images_of_the_release_are_upright(release, tmp_path):
     assert np.abs(difference).max() < 40
 
 
-def test_classic_protocol(release, tmp_path, rows, capsys):
+def test_classic_protocol(release, tmp_path, rows):
     dataset = imported(release, tmp_path / "out", protocol="classic", split=1)
     assert {person for _, person, _ in rows(dataset, "train")} == {2, 3, 4, 5}
     assert rows(dataset, "query") == rows(dataset, "gallery")
     assert rows(dataset, "query") == [("cam1", 1, 1)] * 2 + [("cam1", 6, 1)] * 2 + [("cam2", 1, 1)] * 3
     assert dataset.info["source"]["counts"] == {"images": 17, "train identities": 4, "test identities": 2}
-    assert "one gallery image per person" in capsys.readouterr().err
+    assert dataset.info["settings"]["protocol"] == "classic" and dataset.info["settings"]["split"] == 1
+    assert validate_dataset(tmp_path / "out").problems == []
 
 
 def test_boxes_of_the_release(release):

@@ -11,6 +11,7 @@ from data_tools.benchmarks.counts import MARS
 from data_tools.benchmarks.mars import draw as draw_rows
 from data_tools.benchmarks.mars import import_benchmark
 from data_tools.benchmarks.mars_tables import CAMERA, PERSON, read_tables
+from data_tools.validate import validate_dataset
 from taudl_dist.dataset import open_dataset, read_manifest
 from taudl_dist.errors import UsageError, UserError
 
@@ -84,6 +85,7 @@ def test_the_gallery_with_queries_and_junk(copy, tmp_path, rows):
     assert dataset.info["source"]["counts"]["valid queries"] == 3
     probes = read_manifest(dataset, splits=("query", "gallery"))
     assert len(set(probes["key"].to_pylist())) == len(TEST)  # a tracklet that is both is stored once
+    assert validate_dataset(tmp_path / "out").problems == []
 
 
 def test_duplicates_have_labels_of_their_own(copy, tmp_path):
