@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-slow lint types format bench install clean
+.PHONY: demo test test-fast test-slow lint types format bench gpu install clean
 
 demo: install
 	$(BIN)/taudl demo --out demo
@@ -30,6 +30,10 @@ format: install
 
 bench: install
 	$(BIN)/python benchmarks/ccta.py
+
+# on a machine with a GPU; GPU_ARGS="--device cpu --small" shows what it prints anywhere
+gpu: install
+	$(BIN)/python -m benchmarks.gpu $(GPU_ARGS)
 
 install: $(INSTALLED)
 
