@@ -89,8 +89,9 @@ def _check(args: EvaluateArgs) -> None:
 def _evaluate(args: EvaluateArgs, data: str, model: str) -> dict[str, Any]:
     from taudl_dist import tracking
     from taudl_dist.dataset import open_dataset
-    from taudl_dist.evaluation.evaluate import rank, read_probes, result, weights_path
+    from taudl_dist.evaluation.evaluate import rank, result, weights_path
     from taudl_dist.evaluation.features import best_device
+    from taudl_dist.evaluation.probes import read_probes
     from taudl_dist.evaluation.report import write_report
     from taudl_dist.progress import log
 

@@ -13,43 +13,19 @@ import numpy as np
 
 from taudl_dist.errors import UserError
 from taudl_dist.evaluation.distances import FeatureDistances, MatrixDistances
-from taudl_dist.evaluation.matches import JUNK, Labels
 from taudl_dist.evaluation.metrics import RankMetrics, rank_metrics_from_features, score_queries, summary
-from taudl_dist.evaluation.protocols import BENCHMARKS, Gallery, Protocol, benchmark_of
+from taudl_dist.evaluation.probes import Probes, places, read_probes
+from taudl_dist.evaluation.protocols import BENCHMARKS, Protocol, benchmark_of
 from taudl_dist.evaluation.reranking import reranked_blocks
 from taudl_dist.evaluation.single_shot import expected_cmc
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from taudl_dist.dataset import Dataset
 
 RANKS = (1, 5, 10, 20)
 """Ranks of the CMC that a result states."""
 RATES = {**{f"rank{k}": f"R{k}" for k in RANKS}, "mAP": "mAP", "mINP": "mINP"}
 """Rates of a result and their titles in a table."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probes:
-    """The tracklets to look for and those to look among, each with its person and camera as integers."""
-
-    query: pa.Table
-    gallery: pa.Table
-    query_ids: np.ndarray
-    gallery_ids: np.ndarray
-    query_cameras: np.ndarray
-    gallery_cameras: np.ndarray
-
-    @property
-    def targets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Ids and cameras in the order of `rank_metrics`."""
-        return self.query_ids, self.gallery_ids, self.query_cameras, self.gallery_cameras
-
-    def labels(self, rows: slice = slice(None)) -> tuple[Labels, Labels]:
-        """Of some queries, and of the gallery."""
-        queries = Labels("query", self.query_ids[rows], self.query_cameras[rows])
-        return queries, Labels("gallery", self.gallery_ids, self.gallery_cameras)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,16 +79,17 @@ def rank(
     if baselines:
         networks["untrained network"] = untrained_model(folder, device=device)
     rows = pa.concat_tables([probes.query, probes.gallery])
+    _, first, place = np.unique(places(rows), return_index=True, return_inverse=True)
+    rows = rows.take(first)  # what is query and gallery is embedded once
+    frames, pooling = protocol.frames, protocol.pooling
     features = {
-        name: embed(network, dataset, rows, frames=protocol.frames, pooling=protocol.pooling, device=device, label=name)
+        name: embed(network, dataset, rows, frames=frames, pooling=pooling, device=device, label=name)
         for name, network in networks.items()
     }
     if baselines:
         name = "colour histogram"
-        features[name] = pooled_features(
-            colour_histogram, dataset, rows, frames=protocol.frames, pooling=protocol.pooling, label=name
-        )
-    return [rank_features(name, both, probes, protocol=protocol, device=device) for name, both in features.items()]
+        features[name] = pooled_features(colour_histogram, dataset, rows, frames=frames, pooling=pooling, label=name)
+    return [rank_features(name, of[place], probes, protocol=protocol, device=device) for name, of in features.items()]
 
 
 def rank_features(
@@ -145,56 +122,6 @@ def _reranked_metrics(
         for rows, block in reranked_blocks(query, gallery, metric=protocol.metric, device=device)
     ]
     return summary(parts, num_gallery=len(gallery))
-
-
-def read_probes(dataset: Dataset, *, gallery: Gallery = "stored") -> Probes:
-    """The query and gallery splits of a dataset, the gallery as the protocol wants it.
-
-    Raises:
-        UserError: the dataset has none, tracklets without a person id among them, or not the gallery wanted.
-    """
-    from taudl_dist.dataset import read_manifest
-
-    manifest = read_manifest(dataset, splits=("query", "gallery"))
-    split = np.asarray(manifest["split"].to_pylist())
-    if not (split == "query").any() or not (split == "gallery").any():
-        raise UserError(
-            f"{dataset.location} has {(split == 'query').sum()} query and {(split == 'gallery').sum()} gallery tracklets,"
-            " and evaluation needs both: shard with --truth (a folder with truth.json, as `taudl synth` writes it),"
-            " or import a benchmark with `taudl import`"
-        )
-    if manifest["person_id"].null_count:
-        raise UserError(
-            f"{dataset.location}: {manifest['person_id'].null_count} query or gallery tracklets have no person_id"
-        )
-    ids = np.asarray(manifest["person_id"])
-    cameras = np.unique(manifest["camera"].to_pylist(), return_inverse=True)[1]
-    query, held = np.flatnonzero(split == "query"), np.flatnonzero(split == "gallery")
-    held = held[_wanted(manifest, query, held, ids, gallery=gallery, dataset=dataset)]
-    return Probes(
-        query=manifest.take(query),
-        gallery=manifest.take(held),
-        query_ids=ids[query],
-        gallery_ids=ids[held],
-        query_cameras=cameras[query],
-        gallery_cameras=cameras[held],
-    )
-
-
-def _wanted(
-    manifest: pa.Table, query: np.ndarray, held: np.ndarray, ids: np.ndarray, *, gallery: Gallery, dataset: Dataset
-) -> np.ndarray:
-    """Which gallery rows (bool) the protocol wants; a tracklet that is query too lies at the same place of its shard."""
-    place = np.stack([manifest["shard"].to_numpy(), manifest["offset"].to_numpy()], axis=1)
-    queries = set(map(tuple, place[query].tolist()))
-    is_query = np.array([spot in queries for spot in map(tuple, place[held].tolist())])
-    if gallery == "with-queries" and is_query.sum() < len(query):
-        raise UserError(
-            f"{dataset.location}: {len(query) - is_query.sum()} of {len(query)} queries are not in its gallery, and the"
-            " protocol ranks against the gallery with the queries; import it with --gallery with-queries, or pass"
-            " --protocol mars"
-        )
-    return ~is_query & (ids[held] != JUNK) if gallery == "without-queries" else np.ones(len(held), bool)
 
 
 def result(

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from data_tools.atomic import whole_file
 from taudl_dist.evaluation import figures, samples
-from taudl_dist.evaluation.evaluate import RANKS, Probes, Protocol, Ranked, conditions
+from taudl_dist.evaluation.evaluate import RATES, Ranked, conditions
+from taudl_dist.evaluation.probes import Probes
+from taudl_dist.evaluation.protocols import Protocol
 
 if TYPE_CHECKING:
     from taudl_dist.dataset import Dataset
@@ -99,11 +101,10 @@ def facts(result: Mapping[str, Any], dataset: Dataset, run: Path) -> dict[str, A
 
 
 def _results(result: Mapping[str, Any]) -> str:
-    columns = {**{f"rank{k}": f"R{k}" for k in RANKS}, "mAP": "mAP", "mINP": "mINP"}
     rows = [{**result, "name": "model"}, *result.get("baselines", [])]
-    head = "".join(f"<th>{title}</th>" for title in ("", *columns.values()))
+    head = "".join(f"<th>{title}</th>" for title in ("", *RATES.values()))
     body = "".join(
-        f"<tr><td>{html.escape(row['name'])}</td>{''.join(f'<td>{100 * row[c]:.1f}</td>' for c in columns)}</tr>\n"
+        f"<tr><td>{html.escape(row['name'])}</td>{''.join(f'<td>{100 * row[c]:.1f}</td>' for c in RATES)}</tr>\n"
         for row in rows
     )
     note = f"In percent; {conditions(result)}. Identities serve this evaluation alone: no training reads one."

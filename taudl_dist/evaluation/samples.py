@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from taudl_dist.dataset import Dataset, TrackletReader
-    from taudl_dist.evaluation.evaluate import Probes, Ranked
+    from taudl_dist.evaluation.evaluate import Ranked
+    from taudl_dist.evaluation.probes import Probes
 
 
 def valid_queries(probes: Probes, count: int) -> np.ndarray:

@@ -11,8 +11,9 @@ from taudl_dist import evaluation
 from taudl_dist.dataset import open_dataset, read_manifest
 from taudl_dist.errors import UsageError, UserError
 from taudl_dist.evaluation import Protocol, evaluate, rank_metrics
-from taudl_dist.evaluation.evaluate import read_probes, table
+from taudl_dist.evaluation.evaluate import table
 from taudl_dist.evaluation.features import embed
+from taudl_dist.evaluation.probes import read_probes
 from taudl_dist.model import load_model
 
 

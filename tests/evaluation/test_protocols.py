@@ -10,7 +10,8 @@ from data_tools.shards import ImportTracklet, write_dataset
 from taudl_dist.dataset import open_dataset
 from taudl_dist.errors import UsageError, UserError
 from taudl_dist.evaluation import evaluate, rank_metrics, single_shot_cmc
-from taudl_dist.evaluation.evaluate import numbers, rank_features, read_probes, table
+from taudl_dist.evaluation.evaluate import numbers, rank_features, table
+from taudl_dist.evaluation.probes import read_probes
 from taudl_dist.evaluation.protocols import BENCHMARKS, Protocol, benchmark_of
 from tests.evaluation.test_reranking import slow_reranking
 
@@ -125,3 +126,13 @@ def test_reranked_metrics_are_those_of_reranked_distances(dataset, features):
     found = rank_features("model", features, probes, protocol=Protocol(rerank=True)).metrics
     expected = rank_metrics(slow_reranking(features[:5], features[5:], "euclidean", 20, 6, 0.3), *probes.targets)
     assert (found.mAP, found.cmc.tolist()) == (expected.mAP, expected.cmc.tolist())
+
+
+def test_what_is_query_and_gallery_is_embedded_once(mars_path, run, monkeypatch):
+    from taudl_dist.evaluation import features
+
+    asked = []
+    original = features.embed
+    monkeypatch.setattr(features, "embed", lambda *args, **kw: asked.append(args[2]) or original(*args, **kw))
+    evaluate(mars_path, run)
+    assert [len(rows) for rows in asked] == [7]  # three queries among them

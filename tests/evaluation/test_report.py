@@ -4,7 +4,8 @@ import base64
 import html.parser
 import re
 
-from taudl_dist.evaluation.evaluate import Protocol, rank, read_probes, result
+from taudl_dist.evaluation.evaluate import Protocol, rank, result
+from taudl_dist.evaluation.probes import read_probes
 from taudl_dist.evaluation.report import write_report
 
 

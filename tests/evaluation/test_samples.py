@@ -4,7 +4,8 @@ import numpy as np
 
 from taudl_dist.dataset import TrackletReader
 from taudl_dist.evaluation import samples
-from taudl_dist.evaluation.evaluate import Probes, Protocol, rank_features, read_probes
+from taudl_dist.evaluation.evaluate import Protocol, rank_features
+from taudl_dist.evaluation.probes import Probes, read_probes
 
 PROBES = Probes(
     query=None,
