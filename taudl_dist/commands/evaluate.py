@@ -93,11 +93,13 @@ def _evaluate(args: EvaluateArgs, data: str, model: str) -> dict[str, Any]:
     from taudl_dist.evaluation.features import best_device
     from taudl_dist.evaluation.probes import read_probes
     from taudl_dist.evaluation.report import write_report
+    from taudl_dist.evaluation.splits import warn_of_another_split
     from taudl_dist.progress import log
 
     run = weights_path(model).parent
     dataset = open_dataset(data)
     name, protocol = _protocol(args, dataset)
+    warn_of_another_split(run, dataset.digest, name)
     probes = read_probes(dataset, gallery=protocol.gallery)
     ranked = rank(dataset, probes, model, protocol=protocol, baselines=args.baselines, device=best_device())
     facts = result(ranked, dataset, model, protocol=protocol, name=name)

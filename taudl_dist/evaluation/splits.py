@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from taudl_dist.errors import UsageError
 from taudl_dist.evaluation.protocols import BENCHMARKS
+from taudl_dist.progress import log
 
 _COUNTS = ("num_valid_queries", "num_skipped_queries")
 
@@ -38,6 +40,20 @@ def combine(results: Sequence[Mapping[str, Any]], *, rates: Sequence[str]) -> di
         "num_results": len(results),
         "splits": [dict(result) for result in results],
     }
+
+
+def warn_of_another_split(run: Path, digest: str, protocol: str) -> None:
+    """A warning where a run was trained on other data than it is tested on, of a benchmark whose splits share their people."""
+    from taudl_dist.training.run_folder import RunFolder
+
+    if BENCHMARKS[protocol].num_splits == 1 or not (run / "run.json").is_file():
+        return
+    trained = RunFolder(path=run).info()["dataset"]["digest"]
+    if trained != digest:
+        log(
+            f"warning: {run} was trained on the dataset {trained[:12]} and is tested on {digest[:12]}; if that is another split"
+            f" of {protocol}, people of the test were in the training and the numbers mean nothing"
+        )
 
 
 def table(combined: Mapping[str, Any], *, rates: Mapping[str, str]) -> str:

@@ -1,9 +1,12 @@
 """Mean and deviation over splits, on numbers worked out by hand."""
 
+import json
+
 import pytest
 
 from taudl_dist.errors import UsageError
-from taudl_dist.evaluation.splits import combine, table
+from taudl_dist.evaluation.splits import combine, table, warn_of_another_split
+from taudl_dist.training.run_folder import FORMAT, VERSION
 
 
 def result(split, rank1, *, protocol="prid2011"):
@@ -36,3 +39,13 @@ WRONG = [
 def test_means_that_would_mean_nothing(results, message):
     with pytest.raises(UsageError, match=message):
         combine(results, rates=["rank1"])
+
+
+@pytest.mark.parametrize(
+    ("digest", "protocol", "warns"), [("b", "prid2011", True), ("a", "prid2011", False), ("b", "mars", False)]
+)
+def test_a_run_of_another_split_is_suspect(tmp_path, capsys, digest, protocol, warns):
+    warn_of_another_split(tmp_path, digest, protocol)  # weights that tell nothing of their training
+    (tmp_path / "run.json").write_text(json.dumps({"format": FORMAT, "version": VERSION, "dataset": {"digest": "a"}}))
+    warn_of_another_split(tmp_path, digest, protocol)
+    assert capsys.readouterr().err.count("was trained on the dataset a and is tested on b") == warns
