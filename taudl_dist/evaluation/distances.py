@@ -75,8 +75,6 @@ class FeatureDistances:
         check_features(query, gallery)
         if metric not in ("euclidean", "cosine"):
             raise UserError(f"metric is {metric!r}, expected 'euclidean' or 'cosine'")
-        if not np.isfinite(query).all():
-            raise UserError("the features of queries hold NaN or infinity, expected numbers: the model has diverged")
         self.query, self.gallery, self.metric, self.device = query, gallery, metric, device
         self.shape = (len(query), len(gallery))
         self._pair = _squared_distance if metric == "euclidean" else _cosine_distance
@@ -88,15 +86,12 @@ class FeatureDistances:
         import torch
 
         query, query_squares = self._prepared(self.query[rows])
+        _check_finite(query_squares, "query", rows.start)
         num_rows, dim = query.shape
         width = min(TILE_ELEMENTS // max(1, num_rows), 4 * TILE_ELEMENTS // max(1, dim))
         for columns in runs(self.shape[1], width):
             gallery, squares = self._prepared(self.gallery[columns])
-            if not torch.isfinite(squares).all():
-                raise UserError(
-                    f"features of gallery items {columns.start}..{columns.stop - 1} hold NaN or infinity, or values too"
-                    " large to square, expected numbers: the model has diverged"
-                )
+            _check_finite(squares, "gallery item", columns.start)
             with _full_precision():
                 if self.metric == "cosine":
                     tile = torch.addmm(torch.ones_like(squares), query, gallery.T, alpha=-1)
@@ -157,6 +152,15 @@ def as_array(values: Any) -> np.ndarray:
         return np.asarray(values)
     tensor = values.detach().cpu()
     return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()  # numpy has no bfloat16
+
+
+def _check_finite(squares: torch.Tensor, side: str, start: int) -> None:
+    is_broken = ~squares.isfinite()
+    if is_broken.any():
+        raise UserError(
+            f"the features of {side} {start + int(is_broken.nonzero()[0])} hold NaN or infinity, or values too large to"
+            " square, expected numbers: the model has diverged"
+        )
 
 
 def _squared_distance(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:

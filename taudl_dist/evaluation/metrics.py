@@ -76,8 +76,8 @@ def rank_metrics(
 
 
 def rank_metrics_from_features(  # noqa: PLR0917 - the order of rank_metrics
-    query_features: np.ndarray,
-    gallery_features: np.ndarray,
+    query_features: Any,
+    gallery_features: Any,
     query_ids: Any,
     gallery_ids: Any,
     query_cameras: Any,
@@ -88,11 +88,12 @@ def rank_metrics_from_features(  # noqa: PLR0917 - the order of rank_metrics
     average_precision: AveragePrecision = "step",
     device: str = "cpu",
 ) -> RankMetrics:
-    """`rank_metrics` of features (Q, D) and (G, D): ranks are those of the fp64 distances, products run on `device`.
+    """`rank_metrics` of features (Q, D) and (G, D), arrays or tensors: ranks are those of the fp64 distances, products run on `device`.
 
     The gallery may be a memory-mapped array; it is read once for each 4,096 queries.
     """
     queries, gallery = both_sides(query_ids, gallery_ids, query_cameras, gallery_cameras)
+    query_features, gallery_features = as_array(query_features), as_array(gallery_features)
     found = (len(query_features), len(gallery_features))
     if found != (len(queries), len(gallery)):
         raise UserError(

@@ -83,6 +83,12 @@ def test_products_of_reduced_precision_elsewhere_change_nothing():
     assert found.mAP == expected.mAP
 
 
+def test_tensors_are_as_good_as_arrays():
+    query, gallery, *labels = with_twins(7)
+    tensors = rank_metrics_from_features(torch.tensor(query), torch.tensor(gallery), *labels)
+    assert tensors.mAP == rank_metrics_from_features(query, gallery, *labels).mAP
+
+
 def test_a_mapped_gallery_is_as_good_as_one_in_memory(tmp_path):
     query, gallery, *labels = with_twins(6)
     np.save(tmp_path / "gallery.npy", gallery)
@@ -94,10 +100,11 @@ def test_a_mapped_gallery_is_as_good_as_one_in_memory(tmp_path):
 
 
 BAD = [
-    ("NaN query", np.array([[np.nan]]), np.zeros((1, 1)), "features of queries"),
-    ("NaN gallery", np.zeros((1, 1)), np.array([[0.0], [np.nan]]), "gallery items 0..1 hold NaN"),
-    ("infinite gallery", np.zeros((1, 1)), np.array([[np.inf]]), "gallery items 0..0"),
+    ("NaN query", np.array([[0.0], [np.nan]]), np.zeros((1, 1)), "features of query [01] hold NaN"),
+    ("NaN gallery", np.zeros((1, 1)), np.array([[0.0], [np.nan]]), "features of gallery item 1 hold NaN"),
+    ("infinite gallery", np.zeros((1, 1)), np.array([[np.inf]]), "gallery item 0"),
     ("too large to square", np.zeros((1, 1)), np.array([[1e30]]), "too large to square"),
+    ("queries too large to square", np.array([[1e30], [-1e30]]), np.zeros((1, 1)), "query 0"),
     ("another length", np.zeros((1, 2)), np.zeros((1, 1)), "rows of one length"),
     ("not a matrix", np.zeros(2), np.zeros((1, 2)), "two matrices"),
 ]
