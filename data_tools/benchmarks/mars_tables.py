@@ -68,13 +68,17 @@ def read_names(path: Path, table: np.ndarray) -> list[str]:
         raise UserError(
             f"{path}: {len(names):,} names, and its table counts {table[-1, END]:,}; get both of one source"
         )
-    expected = np.repeat(table[:, [PERSON, CAMERA]], table[:, END] - table[:, START] + 1, axis=0).tolist()
-    for line, (name, (person, camera)) in enumerate(zip(names, expected), start=1):
-        match = _NAME.fullmatch(name)
-        if not match:
-            raise UserError(f"{path}, line {line}: {name!r} is not a name of MARS, such as 0001C1T0001F001.jpg")
-        if int(match["person"].removeprefix("00")) != person or int(match["camera"]) != camera:
-            raise UserError(f"{path}, line {line}: {name}, but its table says identity {person}, camera {camera}")
+    for first, last, person, camera in table.tolist():
+        for line in range(first, last + 1):
+            match = _NAME.fullmatch(names[line - 1])
+            if not match:
+                raise UserError(
+                    f"{path}, line {line}: {names[line - 1]!r} is not a name of MARS, such as 0001C1T0001F001.jpg"
+                )
+            if int(match["person"].removeprefix("00")) != person or int(match["camera"]) != camera:
+                raise UserError(
+                    f"{path}, line {line}: {names[line - 1]}, but its table says identity {person}, camera {camera}"
+                )
     return names
 
 
