@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from taudl_dist.errors import UserError
 
@@ -81,25 +82,17 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
         self._remember(torch.cat(means).sum(0), torch.cat(variances).sum(0), len(sizes))
         return torch.cat(normalised) if len(normalised) > 1 else normalised[0]
 
+    @torch.compiler.disable  # it talks to other ranks
     def _over_all_ranks(self, x: torch.Tensor) -> torch.Tensor:
-        dims = [dim for dim in range(x.dim()) if dim != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         values = x.numel() // x.shape[1]
         if values < 2 and not _has_ranks():  # each rank has an image, so two ranks have two values
             raise UserError(
                 f"batch norm found {values} value{'s' * (values != 1)} per channel in the whole batch; it needs two:"
                 " raise batch.images"
             )
-        total = _sum_over_ranks(torch.cat([wide.sum(dims), wide.new_full((1,), values)]))
-        count = total[-1].detach()
-        mean = total[:-1] / count
-        centred = wide - mean.view(shape)
-        # a second sum, of squares about the mean: E[x^2] - E[x]^2 would cancel
-        variance = _sum_over_ranks(centred.square().sum(dims)) / count
-        scale = (variance + self.eps).rsqrt() * self.weight
-        self._remember(mean.detach(), variance.detach() * count / (count - 1), 1)
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+        mean, variance, count = _global_moments(x.detach())
+        self._remember(mean, variance * count / (count - 1), 1)
+        return _GlobalNorm.apply(x, self.weight, self.bias, mean, variance, count, self.eps)
 
     def _remember(self, means: torch.Tensor, variances: torch.Tensor, groups: int) -> None:
         sums = torch.cat([means, variances, means.new_full((1,), groups)])
@@ -183,23 +176,56 @@ def _has_ranks() -> bool:
 
 
 def _sum_over_ranks(own: torch.Tensor) -> torch.Tensor:
-    return _AllReduce.apply(own) if _has_ranks() else own
+    if _has_ranks():
+        dist.all_reduce(own)
+    return own
 
 
-class _AllReduce(torch.autograd.Function):
-    """Sum over ranks; every rank's result depends on every rank's input, so the gradient is summed over ranks too."""
+def _global_moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean (C,) and biased variance (C,) of the batches of all ranks together, and their number of values per channel."""
+    dims = [dim for dim in range(x.dim()) if dim != 1]
+    variance, mean = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), dims, correction=0)
+    own_count = mean.new_full((1,), x.numel() // x.shape[1])
+    total = _sum_over_ranks(torch.cat([mean * own_count, own_count]))
+    count = total[-1]
+    global_mean = total[:-1] / count
+    # a second sum, of squares about the mean: E[x^2] - E[x]^2 would cancel
+    squares = _sum_over_ranks(own_count * (variance + (mean - global_mean).square()))
+    return global_mean, squares / count, count
+
+
+class _GlobalNorm(torch.autograd.Function):
+    """Normalises by statistics of all ranks; keeps x alone for backward.
+
+    Every rank's result depends on every rank's x through them, so backward takes the statistics as constants first, and adds what
+    passes through them: two sums, over all ranks, that it has as the gradients of bias and weight.
+    """
 
     @staticmethod
-    def forward(ctx: Any, own: torch.Tensor) -> torch.Tensor:  # noqa: ARG004 - torch's signature
-        total = own.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+    def forward(  # noqa: PLR0917 - torch takes no names here
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        mean: torch.Tensor,
+        variance: torch.Tensor,
+        count: torch.Tensor,
+        eps: float,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, mean, variance, count = ctx.saved_tensors
+        direct, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        shares = _sum_over_ranks(torch.stack([of_weight, of_bias])) / count * weight * (variance + ctx.eps).rsqrt()
+        through_statistics = F.batch_norm(x, mean, variance, shares[0], shares[1], False, 0.0, ctx.eps)
+        return direct - through_statistics, of_weight, of_bias, None, None, None, None
 
 
 def set_group_sizes(layout: BatchLayout, group_sizes: Sequence[int], num_images: int) -> None:

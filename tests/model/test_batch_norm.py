@@ -112,13 +112,13 @@ def test_one_group_alone_is_torchs_batch_norm(shape: Sequence[int], mode: str) -
 @pytest.mark.parametrize("mode", ["group", "sync"])
 def test_low_precision_inputs_have_float32_statistics(mode: str) -> None:
     ours = layer(mode, (4, 5)).float()
-    x = images((5, 4, 3))[0].bfloat16()
+    x, slope = (values.bfloat16() for values in images((5, 4, 3)))
     with torch.autocast("cpu", torch.bfloat16):
-        output = ours(x)
-    assert output.dtype == torch.bfloat16
+        found = apply(ours, x, slope)
+    assert [values.dtype for values in found] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
     assert ours.pending.dtype == torch.float32
-    expected = layer(mode, (4, 5))(x.double())
-    torch.testing.assert_close(output.double(), expected, rtol=2**-7, atol=2**-6)
+    for mine, theirs in zip(found, apply(layer(mode, (4, 5)), x.double(), slope.double())):
+        torch.testing.assert_close(mine.double(), theirs, rtol=2**-7, atol=2**-6)
 
 
 @pytest.mark.parametrize(("mode", "sizes"), [("group", (4, 1)), ("sync", (1,))])
