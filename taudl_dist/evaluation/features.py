@@ -37,6 +37,14 @@ def embed(
     label: str = "features",
 ) -> np.ndarray:
     """Features (N, D) float32 of the tracklets in `rows` (a manifest table); see `pooled_features`."""
+    extract = extractor(model, batch_images=batch_images, device=device)
+    return pooled_features(
+        extract, dataset, rows, frames=frames, pooling=pooling, batch_images=batch_images, label=label
+    )
+
+
+def extractor(model: ReidModel, *, batch_images: int = 128, device: str = "cpu") -> Extractor:
+    """What a network makes of at most `batch_images` JPEGs at a time."""
     import torch
 
     from taudl_dist.batches.pipeline import DecodePipeline
@@ -52,9 +60,7 @@ def embed(
         with torch.inference_mode():
             return model(images.to(dtype), [len(jpegs)]).float().cpu().numpy()
 
-    return pooled_features(
-        extract, dataset, rows, frames=frames, pooling=pooling, batch_images=batch_images, label=label
-    )
+    return extract
 
 
 def pooled_features(
