@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class Saver:
         if world.rank == 0:
             head = {"format": FORMAT, "version": VERSION, "step": writing.step, "world_size": world.size}
             write_json(writing.path / COMPLETE, {**head, **self._identity, "files": files})
-            _prune(self._folder, keep=self._keep, attempt=self._attempt)
+            _prune(self._folder, keep=self._keep, attempt=self._attempt, step=writing.step)
         return writing.path
 
 
@@ -132,9 +132,14 @@ def _copy(part: Part) -> Part:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}, metadata
 
 
-def newest(folder: Path) -> Path | None:
-    """The complete checkpoint with the most steps, or None."""
-    return max(_complete(folder), default=None, key=lambda path: path.name)
+def newest(folder: Path, *, trusts: Callable[[str, int], bool] = lambda attempt, step: True) -> Path | None:  # noqa: ARG005
+    """The complete checkpoint with the most steps, or None.
+
+    Args:
+        trusts: tells by attempt and step whether a checkpoint counts; see `RunFolder.trusts`.
+    """
+    counting = [path for path in _complete(folder) if trusts(_NAME.fullmatch(path.name)[2], step_of(path))]  # type: ignore[index]
+    return max(counting, default=None, key=lambda path: path.name)
 
 
 def step_of(path: Path) -> int:
@@ -233,10 +238,11 @@ def _complete(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and (path / COMPLETE).is_file()]
 
 
-def _prune(folder: Path, *, keep: int, attempt: str) -> None:
+def _prune(folder: Path, *, keep: int, attempt: str, step: int) -> None:
+    """Removes the oldest checkpoints, and what lost attempts left: unfinished ones, and ones ahead of this attempt."""
     complete = sorted(_complete(folder), key=lambda path: path.name)
-    others = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path not in complete]
-    partial = [path for path in others if not path.name.endswith(attempt)]
-    for path in complete[:-keep] + partial:
+    others = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and not path.name.endswith(attempt)]
+    lost = [path for path in others if path not in complete or step_of(path) > step]
+    for path in [path for path in complete if path not in lost][:-keep] + lost:
         (path / COMPLETE).unlink(missing_ok=True)  # first, so that a killed removal leaves nothing that looks complete
         shutil.rmtree(path, ignore_errors=True)

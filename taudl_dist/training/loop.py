@@ -28,6 +28,9 @@ from taudl_dist.training.world import World
 
 Log = Callable[[str], None]
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""What `stop_signal` may say; the first that any worker says counts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -45,7 +48,7 @@ class Loop:
     """One worker of a run.
 
     Args:
-        stop_signal: asked after each step; a signal number ends the run with a checkpoint.
+        stop_signal: asked after each step; SIGINT and SIGTERM end the run with a checkpoint, SIGUSR1 asks for a checkpoint alone.
         report: takes the log lines of rank 0.
     """
 
@@ -55,14 +58,15 @@ class Loop:
         self.config, self.run, self.world = config, run, world
         self.stop_signal, self.report = stop_signal, report if world.rank == 0 else lambda _: None
         self.threads = world.use_threads()
-        self.dataset = open_dataset(config.data)
+        self.dataset = open_dataset(config.data, config.storage)
         self.plan = BatchPlan(self.dataset, config)
         self.identity = {"dataset_digest": self.dataset.digest, "plan_version": PLAN_VERSION, "seed": config.seed}
         self.attempt = world.first(lambda: secrets.token_hex(4))
         self.saver = checkpoint.Saver(
             run.checkpoints, attempt=self.attempt, world=world, identity=self.identity, keep=config.checkpoint.keep
         )
-        newest = world.first(lambda: checkpoint.newest(run.checkpoints))
+        self.after = world.first(run.attempt)
+        newest = world.first(lambda: checkpoint.newest(run.checkpoints, trusts=run.trusts))
         self.learner = Learner.build(config, self.dataset, world, pretrained=newest is None)
         self.start = 0
         if newest:
@@ -97,7 +101,7 @@ class Loop:
         try:
             for batch in loader:
                 data_wait_s = time.perf_counter() - last
-                row, stopped = self._step(batch, metrics)
+                row, asked = self._step(batch, metrics)
                 step += 1
                 now = time.perf_counter()
                 row |= {
@@ -112,9 +116,10 @@ class Loop:
                     self._log_line(row, step, (now - began) / (step - self.start))
                     if follower:
                         follower.send()
-                if step % config.checkpoint.every == 0 or step == end or stopped:
+                if step % config.checkpoint.every == 0 or step == end or asked:
                     self._save(step, metrics)
-                if stopped:
+                if asked and asked != signal.SIGUSR1:
+                    stopped = asked
                     break
             self._complete(metrics)
         finally:
@@ -131,8 +136,9 @@ class Loop:
         lr = learning_rate(batch.step, steps=self.config.steps, config=self.config.optim)
         shares = train_step(self.learner, batch, lr=lr)
         asked = self.stop_signal()
-        votes = [float(asked == signal.SIGINT), float(asked == signal.SIGTERM), float(self.saver.is_written)]
-        pctd, ccta, interrupts, terminations, written = self.world.total(torch.cat([shares, shares.new_tensor(votes)]))
+        votes = [float(asked == number) for number in _SIGNALS]
+        facts = self.world.total(torch.cat([shares, shares.new_tensor([*votes, float(self.saver.is_written)])]))
+        pctd, ccta, *votes, written = facts
         weight = self.config.loss.ccta_weight
         loss = (1 - weight) * pctd + weight * ccta
         if not math.isfinite(loss):
@@ -143,14 +149,15 @@ class Loop:
             )
         if written == self.world.size:
             self._complete(metrics)
-        stopped = signal.SIGTERM if terminations else signal.SIGINT if interrupts else 0
-        return {"step": batch.step, "loss": loss, "pctd": pctd, "ccta": ccta, "lr": lr}, int(stopped)
+        asked = next((int(number) for number, vote in zip(_SIGNALS, votes) if vote), 0)
+        return {"step": batch.step, "loss": loss, "pctd": pctd, "ccta": ccta, "lr": lr}, asked
 
     def _save(self, step: int, metrics: MetricsFile | None) -> None:
         """Begins a checkpoint; training goes on while it is written."""
         if step == self.saved:
             return
         self._complete(metrics)
+        self.world.first(lambda: self.run.check_newest(self.attempt))
         self.saver.begin(step, backbone=self.learner.backbone, heads=self.learner.heads)
         self.saved = step
 
@@ -167,6 +174,7 @@ class Loop:
         from taudl_dist.model import save_model
 
         def write() -> dict[str, Any]:
+            self.run.check_newest(self.attempt)
             mlflow = self.run.info()["mlflow"]
             facts = {"dataset_digest": self.dataset.digest, "step": step, "config_digest": config_digest(self.config)}
             save_model(self.learner.model, self.run.path, {**facts, "mlflow_run_id": mlflow and mlflow["run_id"]})
@@ -178,7 +186,7 @@ class Loop:
     def _announce(self) -> None:
         world, config = self.world, self.config
         if world.rank == 0:
-            self.run.add_attempt(world_size=world.size, from_step=self.start, attempt=self.attempt)
+            self.run.add_attempt(self.attempt, after=self.after, world_size=world.size, from_step=self.start)
         where = f"{world.size} worker{'s' * (world.size > 1)} on {world.device.type}"
         threads = f", {self.threads} threads each" if world.device.type == "cpu" else ""
         origin = f"from step {self.start}" if self.start else "from the beginning"

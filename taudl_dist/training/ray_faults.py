@@ -11,6 +11,7 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ LEAVE_S = 30
 
 _PATIENCE_S = 120
 """Longest wait for that checkpoint; without it the steps since the last one are computed again."""
+
+_LOOK_S = 0.5
+"""Seconds between two looks for room where there is none."""
 
 _WAITING_S = 60
 """Seconds between two lines that say what is waited for."""
@@ -83,7 +87,7 @@ class Faults(ControllerCallback, WorkerGroupCallback):
         elif name == "PreemptingState":
             self._leave(current_state.preemption_info)
         elif name == "ReschedulingState" or (name == type(previous_state).__name__ and name in _PENDING):
-            self._say_waiting()
+            self._wait_for_room()
 
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
         """Before workers are started in another number: waits until those at work have saved and ended."""
@@ -99,7 +103,7 @@ class Faults(ControllerCallback, WorkerGroupCallback):
             time.sleep(0.1)
 
     def _count_loss(self, errors: dict[int, Exception]) -> None:
-        saved = self._newest_step()
+        saved = newest_step(self._run)
         self._losses = self._losses + 1 if saved == self._saved else 1
         self._saved = saved
         lost = {rank: error for rank, error in errors.items() if _is_death(error)} or errors
@@ -138,14 +142,14 @@ class Faults(ControllerCallback, WorkerGroupCallback):
     def _ask(self, number: signal.Signals) -> None:
         write_text(self._run.request, f"{self._run.attempt()} {int(number)}")
 
-    def _newest_step(self) -> int:
-        checkpoint = newest(self._run.checkpoints, trusts=self._run.trusts)
-        return step_of(checkpoint) if checkpoint else 0
-
-    def _say_waiting(self) -> None:
+    def _wait_for_room(self) -> None:
+        if self._run.stop.exists():
+            raise Yielded("asked to stop, and no worker is there to do so")
+        time.sleep(_LOOK_S)  # Ray's controller looks again at once
         if time.monotonic() - self._last_line_s > _WAITING_S:
+            room = _counted(self._workers[0])
             self._say(
-                f"waiting for room for {_counted(self._workers[0])}; add machines, or stop this run with Ctrl-C and resume it with fewer --workers"
+                f"waiting for room for {room}; add machines, or stop this run with Ctrl-C and resume it with fewer --workers"
             )
 
     def _say(self, line: str) -> None:
@@ -199,17 +203,32 @@ def append(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
+def newest_step(run: RunFolder) -> int:
+    """Steps behind the checkpoint that the next attempt goes on from."""
+    checkpoint = newest(run.checkpoints, trusts=run.trusts)
+    return step_of(checkpoint) if checkpoint else 0
+
+
 def for_the_user(error: BaseException) -> BaseException | None:
     """What only the user can mend (a UserError, a full or read-only disk) somewhere inside what Ray made of it, or None."""
-    final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-    if isinstance(error, Overtaken):
-        return None
-    if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno in final):
+    return find(error, _is_for_the_user)
+
+
+def find(error: BaseException, suits: Callable[[BaseException], bool]) -> BaseException | None:
+    """The first suitable error inside one, however deep Ray has wrapped it."""
+    if suits(error):
         return error
     inside = [getattr(error, name, None) for name in ("controller_failure", "_base_exc", "cause", "__cause__")]
     inside += list(getattr(error, "worker_failures", {}).values())
-    found = (for_the_user(part) for part in inside if isinstance(part, BaseException))
+    found = (find(part, suits) for part in inside if isinstance(part, BaseException))
     return next(filter(None, found), None)
+
+
+def _is_for_the_user(error: BaseException) -> bool:
+    final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    if isinstance(error, OSError):
+        return error.errno in final
+    return isinstance(error, UserError) and not isinstance(error, Overtaken)
 
 
 def _is_death(error: BaseException) -> bool:
@@ -219,9 +238,12 @@ def _is_death(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str:
+    text = str(error)
     if _is_death(error):
-        return "its machine is gone" if "node has died" in str(error) else "killed, or out of memory"
-    lines = str(error).strip().splitlines()
+        return "its machine is gone" if "node has died" in text else "killed, or out of memory"
+    if "gloo" in text or "NCCL" in text:
+        return "lost its connection to another one, which died or whose machine is gone"
+    lines = text.strip().splitlines()
     return f"{type(error).__name__}: {lines[-1][:200] if lines else ''}"
 
 

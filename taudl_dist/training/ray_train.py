@@ -27,8 +27,9 @@ _ENVIRONMENT = {
     # Between two looks of the controller at its workers; a thousand short calls a second are no load. Ray's 2 s add to every recovery.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     # Until the controller thinks again about how many workers fit. It first tries the number it had, for it learns only every 20 s
-    # what machines are left; Ray's 60 s are lost then. It covers reserving places only, not starting workers or machines.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+    # what machines are left; of Ray's 60 s most are lost then. It covers reserving places only, which takes a thousand workers a
+    # second or two, not starting workers or machines.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     # Between two looks at machines about to be taken away; Ray's 5 s are a sixth of the shortest notice a cloud gives.
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     # Until a worker that is stopped dead counts as lost; as long as a collective waits for it.
@@ -41,22 +42,28 @@ RESIZE_INTERVAL_S = 60.0
 
 def train_on_ray(config: Config) -> Path:
     """Trains with Ray Train workers, on the cluster of RAY_ADDRESS or on a private one on this machine."""
-    from taudl_dist.training.ray_faults import for_the_user
+    from taudl_dist.training.ray_faults import Yielded, find, for_the_user, newest_step
 
     low, high = worker_range(config.workers)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with stop_signals() as asked, contextlib.ExitStack() as held:
+    with stop_signals() as asked_early, contextlib.ExitStack() as held:
         run = prepare(config, workers=(low, high), held=held)
-        with concluding(config, run), ray_session(cpus=max(high, os.cpu_count() or 1)):
+        ray = ray_session(cpus=max(high, os.cpu_count() or 1))
+        with concluding(config, run), ray, stop_signals() as asked_late:  # Ray takes SIGTERM for itself when it starts
             use_gpu = _check_resources(low)
             failure: list[BaseException] = []
             fit = threading.Thread(target=_fit, args=(config, run, use_gpu, failure), daemon=True)
             fit.start()
-            _wait(fit, run, asked)
-            if failure:
+            _wait(fit, run, lambda: asked_early() or asked_late())
+            outcome = run.info()["outcome"]
+            if failure and find(
+                failure[0], lambda error: isinstance(error, Yielded)
+            ):  # stopped while no worker was there
+                outcome = {"step": newest_step(run), "signal": asked_early() or asked_late()}
+            elif failure:
                 raise for_the_user(failure[0]) or failure[0]
-            check_finished(config, run, run.info()["outcome"])
+            check_finished(config, run, outcome)
     return run.path
 
 
@@ -87,9 +94,8 @@ def _fit(config: Config, run: RunFolder, use_gpu: bool, failure: list[BaseExcept
     low, high = worker_range(config.workers)
     num_workers: Any = high if low == high else (low, high)
     storage = run.path / ".ray"  # Ray insists on a place of its own; nothing of ours is in it
-    shutil.rmtree(storage, ignore_errors=True)  # of a driver that was killed
     try:
-        TorchTrainer(
+        trainer = TorchTrainer(
             _work,
             train_loop_config={"config": config, "run": run},
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=TIMEOUT_S),
@@ -106,11 +112,28 @@ def _fit(config: Config, run: RunFolder, use_gpu: bool, failure: list[BaseExcept
                 ),  # Faults counts, and only what happens between two checkpoints
                 callbacks=[Faults(run, (low, high)), NoteSigterm()],  # type: ignore[list-item]
             ),
-        ).fit()
+        )
+        _take_over(storage, f"train-{trainer.train_run_context.run_id}")  # type: ignore[attr-defined]  # as above
+        trainer.fit()
     except BaseException as error:  # raised again in the main thread
         failure.append(error)
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def _take_over(storage: Path, requester: str) -> None:
+    """Gives back what a driver that was killed had reserved for this run; Ray would keep it from us for three minutes."""
+    import ray
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
+
+    note = storage / "requester"
+    if note.exists():
+        ray.get(get_or_create_autoscaling_coordinator().cancel_request.remote(requester_id=note.read_text()))
+    shutil.rmtree(storage, ignore_errors=True)
+    storage.mkdir()
+    write_text(note, requester)
 
 
 def _work(payload: dict[str, Any]) -> None:

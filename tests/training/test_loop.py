@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from taudl_dist.cli import main
 from taudl_dist.commands.train import parse_config
 from taudl_dist.errors import UsageError, UserError
 from taudl_dist.training import Interrupted, checkpoint, train
+from taudl_dist.training.loop import Loop
+from taudl_dist.training.run_folder import Overtaken, open_run
+from taudl_dist.training.world import World
 
 from .conftest import FLAGS, assert_equal, rows, start, state, tiny_dataset, wait_for_step
 
@@ -32,7 +35,15 @@ def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_the_run_folder_holds_what_it_should(undisturbed: Path, dataset: Path) -> None:
     names = {path.name for path in undisturbed.iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "checkpoints", "model.safetensors", "model.json", "run.json"}
+    assert names == {
+        "config.yaml",
+        "metrics.jsonl",
+        "checkpoints",
+        "model.safetensors",
+        "model.json",
+        "run.json",
+        "lock",
+    }
     lines = rows(undisturbed)
     assert [row["step"] for row in lines] == list(range(12))
     assert set(lines[0]) == {"step", "loss", "pctd", "ccta", "lr", "images_per_s", "data_wait_s", "time"}
@@ -100,6 +111,8 @@ def test_a_signal_and_a_resume_equal_the_undisturbed_run(dataset: Path, tmp_path
 REFUSED = [
     (["--recipe", "paper"], (6,), UserError, "--recipe pctd"),
     (["--weights", "missing.pth"], (6, 6), UserError, "no such file"),
+    (["--weights", "{data}/foreign.safetensors"], (6, 6), UserError, "do not fit small"),
+    (["--weights", "imagenet"], (6, 6), UserError, "no ImageNet weights for small"),
     (["--tracking.uri", "./mlruns"], (6, 6), UsageError, "sqlite"),
     (["--batch.images", "1"], (6, 6), UsageError, "batch.images"),
 ]
@@ -109,6 +122,8 @@ REFUSED = [
 def test_refused_before_anything_is_written(
     tmp_path: Path, words: list[str], sizes: tuple[int, ...], kind: type[Exception], message: str
 ) -> None:
+    save_file({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "foreign.safetensors")
+    words = [word.format(data=tmp_path) for word in words]
     with pytest.raises(kind, match=message):
         _train(tiny_dataset(tmp_path / "data", sizes), tmp_path / "run", *words)
     assert not (tmp_path / "run").exists()
@@ -139,6 +154,36 @@ def test_absent_cameras_wait_with_their_heads(tmp_path: Path) -> None:
     moves = [int(tensors[f"cam{camera}/weight:step"]) for camera in range(1, 6)]
     assert sum(moves) == 18
     assert max(moves) - min(moves) <= 1
+
+
+def test_sigusr1_asks_for_a_checkpoint_alone(dataset: Path, tmp_path: Path) -> None:
+    config = parse_config(["--data", str(dataset), "--out", str(tmp_path), *FLAGS, "--checkpoint.every", "100"])
+    run = open_run(config, dataset_digest="d", workers=(1, 1))
+    asked = iter([0, 0, signal.SIGUSR1] + [0] * 9)
+    outcome = Loop(config, run, World(), stop_signal=lambda: next(asked)).train()
+    assert (outcome.step, outcome.signal) == (12, 0)
+    assert sorted(map(checkpoint.step_of, run.checkpoints.iterdir())) == [3, 12]
+
+
+def test_a_worker_that_outlived_its_attempt_stops_and_leaves_no_trace(dataset: Path, tmp_path: Path) -> None:
+    """Its attempt is at step 6 when another begins from the checkpoint of step 4 and finishes; then it goes on."""
+    config = parse_config(["--data", str(dataset), "--out", str(tmp_path), *FLAGS])
+    run = open_run(config, dataset_digest="d", workers=(1, 1))
+    done = 0
+
+    def interrupted() -> int:
+        nonlocal done
+        done += 1
+        if done == 7:
+            Loop(config, run, World(), stop_signal=lambda: 0).train()
+        return 0
+
+    with pytest.raises(Overtaken, match="ends here"):
+        Loop(config, run, World(), stop_signal=interrupted).train()
+    assert [row["step"] for row in rows(run.path)] == list(range(12))
+    assert sorted(map(checkpoint.step_of, run.checkpoints.iterdir())) == [4, 8, 12]
+    assert [attempt["from_step"] for attempt in run.info()["attempts"]] == [0, 4]
+    assert run.info()["outcome"]["step"] == 12
 
 
 def test_divergence_is_named_and_not_saved(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
