@@ -21,9 +21,9 @@ from taudl_dist.dataset.request_pool import RequestPool
 from taudl_dist.dataset.shards import RemoteShards
 from taudl_dist.errors import UserError
 
-USES_PER_KEPT = 32
-"""Uses looked ahead per extent in the cache. A cache of a hundredth of the tracklets profits from knowing this many (their orders
-are random: what it keeps is then used within 31 cache contents), a larger one from fewer."""
+USES_PER_KEPT = 8
+"""Uses looked ahead per extent in the cache. With 8 as much is fetched as with the whole future known, with 1 up to 1.2 times as
+much (benchmarks/remote.py)."""
 MOST_USES = 500_000
 """Uses looked ahead at most: about 100 MB of memory."""
 _EXTRA_STEPS = 4
@@ -47,9 +47,6 @@ class FetchAhead:
         self._ahead = config.ahead_steps
         self._cache = ExtentCache(cache_folder(config.cache_dir), shards.dataset.digest)
         self._changed = threading.Condition()
-        self._kept = FarthestNextUse[Extent](
-            config.cache_bytes, first=steps.start, kept={e: disk_bytes(e) for e in self._cache.kept()}
-        )
         self._next = steps.start
         """First step that has not all its extents on the disk or on the way; `_misses` counts those of it that are on the way."""
         self._misses = 0
@@ -58,12 +55,14 @@ class FetchAhead:
         self._failed: dict[Extent, BaseException] = {}
         self._error: BaseException | None = None
         self._closing = False
-        for extent in self._kept.surplus():
-            self._cache.delete(extent)
         self._is_large = sum(shard["bytes"] for shard in shards.dataset.info["shards"]) > config.cache_bytes
         try:
+            kept = {extent: disk_bytes(extent) for extent in self._cache.kept()}
+            self._kept = FarthestNextUse[Extent](config.cache_bytes, first=steps.start, kept=kept)
             self._tell(min(self._stop, steps.start + self._ahead + 1))
             self._check_limit(config.cache_bytes)
+            for extent in self._kept.surplus():
+                self._cache.delete(extent)
         except BaseException:
             self._cache.close()
             raise

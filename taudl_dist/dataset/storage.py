@@ -11,6 +11,7 @@ import queue
 import random
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,15 +77,27 @@ class Storage:
     Args:
         filesystem: a pyarrow file system, and `root` the folder in it.
         uri: how messages name the folder.
+        max_open: files kept open.
+        requests_to_open: what opening one costs.
     """
 
-    def __init__(self, filesystem: fs.FileSystem, root: str, *, uri: str, config: StorageConfig) -> None:
+    def __init__(
+        self,
+        filesystem: fs.FileSystem,
+        root: str,
+        *,
+        uri: str,
+        config: StorageConfig,
+        max_open: int = 100_000,
+        requests_to_open: int = 1,
+    ) -> None:
         self.uri = uri
         self.config = config
         self.stats = ReadStats()
         self._filesystem, self._root = filesystem, root
         self._lock = threading.Lock()
-        self._open: dict[str, NativeFile] = {}
+        self._max_open, self._requests_to_open = max_open, requests_to_open
+        self._open: OrderedDict[str, NativeFile] = OrderedDict()
         self._jitter = random.Random()  # its own, so that a user's seeded `random` is left alone
 
     def count(self, **more: float) -> None:
@@ -123,8 +136,7 @@ class Storage:
         """A whole small file."""
 
         def attempt() -> bytes:
-            self.count(requests=1)
-            with self._filesystem.open_input_file(f"{self._root}/{name}") as file:
+            with self._open_file(name) as file:
                 size = file.size()
                 if size > _LARGEST_JSON:
                     raise UserError(f"{self.where(name)}: {size} bytes, expected a small file; check the URI")
@@ -136,8 +148,7 @@ class Storage:
         """A whole file of any size, in ranges, to exactly this local path."""
 
         def size() -> int:
-            self.count(requests=1)
-            with self._filesystem.open_input_file(f"{self._root}/{name}") as file:
+            with self._open_file(name) as file:
                 return file.size()
 
         file_bytes = self._repeat(size, self.where(name))
@@ -169,20 +180,26 @@ class Storage:
         return b""
 
     def _file(self, name: str, file_bytes: int) -> NativeFile:
-        """The file, opened once: that costs a request, and keeps no connection."""
+        """The file, kept open: opening costs a request, an open one 1.2 kB."""
         with self._lock:
-            file = self._open.get(name)
-        if file is not None:
-            return file
-        self.count(requests=1)
-        file = self._filesystem.open_input_file(f"{self._root}/{name}")
+            if name in self._open:
+                self._open.move_to_end(name)
+                return self._open[name]
+        file = self._open_file(name)
         if file.size() != file_bytes:
             raise UserError(
                 f"{self.where(name)}: {file.size()} bytes, expected {file_bytes}; the file is cut off or was replaced:"
                 " upload the dataset again"
             )
         with self._lock:
-            return self._open.setdefault(name, file)
+            self._open[name] = file
+            if len(self._open) > self._max_open:
+                self._open.popitem(last=False)  # closed when the last thread that reads from it lets go
+        return file
+
+    def _open_file(self, name: str) -> NativeFile:
+        self.count(requests=self._requests_to_open)
+        return self._filesystem.open_input_file(f"{self._root}/{name}")
 
     def _repeat(self, attempt: Callable[[], Result], what: str) -> Result:
         """The attempt's result, after pauses of 0.25, 0.5, 1 ... seconds, each shortened by chance by up to a half."""
@@ -190,7 +207,9 @@ class Storage:
         for number in range(attempts):
             try:
                 return within(self.config.timeout_s, attempt)
-            except OSError as error:
+            except UserError:
+                raise
+            except (OSError, ValueError) as error:  # pyarrow also raises ValueError for files that failed to open
                 failure = str(error)
                 _refuse_permanent(error, what)
             if number + 1 < attempts:
@@ -211,8 +230,11 @@ def open_storage(uri: str, config: StorageConfig) -> Storage:
         UserError: an S3 bucket whose region cannot be found out.
     """
     scheme, path, options = split_remote(uri)
-    make = {"s3": _s3, "gs": _gcs}[scheme]
-    return Storage(make(path.split("/")[0], options, config), path, uri=f"{scheme}://{path}", config=config)
+    uri = f"{scheme}://{path}"
+    if scheme == "s3":
+        return Storage(_s3(path.split("/")[0], options, config), path, uri=uri, config=config)
+    # Google's open file holds a connection, on which the whole object waits to be read
+    return Storage(_gcs(options), path, uri=uri, config=config, max_open=64, requests_to_open=2)
 
 
 def within(timeout_s: float, action: Callable[[], Result]) -> Result:
@@ -262,14 +284,14 @@ def _s3(bucket: str, options: dict[str, str], config: StorageConfig) -> fs.FileS
     )
 
 
-def _gcs(bucket: str, options: dict[str, str], config: StorageConfig) -> fs.FileSystem:  # noqa: ARG001
+def _gcs(options: dict[str, str]) -> fs.FileSystem:
     import datetime
 
     from pyarrow import fs
 
     return fs.GcsFileSystem(
         anonymous=options.get("anonymous") == "true",
-        retry_time_limit=datetime.timedelta(seconds=config.timeout_s),
+        retry_time_limit=datetime.timedelta(seconds=1),  # ours are counted and bounded
         **_endpoint(options.get("endpoint_override"), options),
     )
 
@@ -282,7 +304,7 @@ def _endpoint(address: str | None, options: dict[str, str]) -> dict[str, str]:
     return {"endpoint_override": address.split("://")[-1].rstrip("/"), "scheme": scheme}
 
 
-def _refuse_permanent(error: OSError, what: str) -> None:
+def _refuse_permanent(error: OSError | ValueError, what: str) -> None:
     """Raises UserError for what another attempt cannot change."""
     text = str(error)
     if isinstance(error, FileNotFoundError) or any(word in text for word in _NOT_THERE):

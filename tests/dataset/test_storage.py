@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,7 @@ from taudl_dist.dataset import TrackletReader, open_dataset, read_manifest, stor
 from taudl_dist.dataset.location import absolute, is_remote, local_path, name
 from taudl_dist.dataset.storage import TransientError, open_storage, within
 from taudl_dist.errors import UsageError, UserError
+from tests import google_storage
 
 TRANSIENT = ["SlowDown", "InternalError", "close", "short", "garbage"]
 
@@ -281,9 +285,25 @@ def test_the_endpoint_may_come_from_the_environment(uploaded, object_store, monk
     assert open_dataset("s3://corpus/data/set").digest == local.digest
 
 
-def test_an_endpoint_of_google_storage_is_understood():
-    uri = "gs://bucket/x?endpoint_override=http://127.0.0.1:1&anonymous=true"
-    assert open_storage(uri, StorageConfig()).where("a") == "gs://bucket/x/a"
+def test_google_storage(unchanged_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    server = [sys.executable, str(Path(google_storage.__file__)), str(unchanged_path.parent.parent)]
+    with subprocess.Popen(server, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            port = process.stdout.readline().strip()
+            bucket = f"gs://{unchanged_path.parent.name}"
+            options = f"?endpoint_override=http://127.0.0.1:{port}&anonymous=true"
+            local, remote = open_dataset(unchanged_path), open_dataset(f"{bucket}/{unchanged_path.name}{options}")
+            index = local.training
+            extents = list(zip(index.shard.tolist(), index.offset.tolist(), index.length.tolist()))
+            reader = TrackletReader(remote)
+            assert list(reader.stream(extents)) == list(TrackletReader(local).stream(extents))
+            assert reader.remote.stats.retries > 0
+            assert read_manifest(remote).equals(read_manifest(local))
+            with pytest.raises(UserError, match=f"{bucket}/nothing/dataset.json: no such object"):
+                open_dataset(f"{bucket}/nothing{options}")
+        finally:
+            process.kill()
 
 
 def test_within_returns_raises_and_gives_up():
