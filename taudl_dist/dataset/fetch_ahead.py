@@ -113,6 +113,7 @@ class FetchAhead:
                 self._cache.look_around()
                 with self._changed:
                     missing = self._admit()
+                    self._changed.notify_all()
                 for wanted in coalesce(missing):
                     self._request(wanted)
                 if self._is_large:
@@ -167,7 +168,6 @@ class FetchAhead:
             self._shards.storage.count(cache_hits=len(self._kept.uses(self._next)) - self._misses)
             self._misses = 0
             self._next += 1
-        self._changed.notify_all()
         return missing
 
     def _request(self, wanted: Range) -> None:
