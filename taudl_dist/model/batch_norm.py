@@ -82,7 +82,6 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
         self._remember(torch.cat(means).sum(0), torch.cat(variances).sum(0), len(sizes))
         return torch.cat(normalised) if len(normalised) > 1 else normalised[0]
 
-    @torch.compiler.disable  # it talks to other ranks
     def _over_all_ranks(self, x: torch.Tensor) -> torch.Tensor:
         values = x.numel() // x.shape[1]
         if values < 2 and not _has_ranks():  # each rank has an image, so two ranks have two values

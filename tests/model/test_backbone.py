@@ -80,9 +80,9 @@ def test_group_sizes_must_sum_to_the_batch() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_norm", ["group", "sync"])
 def test_the_compiler_takes_it_as_one_graph(batch_norm: str) -> None:
-    model = build_model(ModelConfig(name="small", feature_dim=8, batch_norm=batch_norm), seed=0).train()
+    model = build_model(ModelConfig(name="small", feature_dim=8, batch_norm=batch_norm), seed=0).double().train()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    images = torch.randn(6, 3, 32, 16)
+    images = torch.randn(6, 3, 32, 16, dtype=torch.float64)
     for sizes in ((4, 2), (3, 3)):
         torch.testing.assert_close(compiled(images, sizes), model(images, sizes))
 
