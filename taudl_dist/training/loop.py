@@ -165,6 +165,7 @@ class Loop:
         """Waits for the checkpoint under way, if there is one; a collective."""
         if not self.saver.is_under_way:
             return
+        self.world.first(lambda: self.run.check_newest(self.attempt))
         if metrics:
             metrics.sync()
         self.saver.complete()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerCallback, WorkerGroupCallback
 
 from taudl_dist.errors import UserError
@@ -76,8 +77,15 @@ class Faults(ControllerCallback, WorkerGroupCallback):
         cause = next(filter(None, map(for_the_user, errors.values())), None)
         if cause:
             raise cause  # an error of this callback ends the run instead of trying again
-        if not any(isinstance(error, Yielded) for error in errors.values()):
-            self._count_loss(errors)
+        if any(isinstance(error, Yielded) for error in errors.values()):
+            return
+        lost = {rank: error for rank, error in errors.items() if _is_death(error)} or errors
+        self._count_loss(
+            "; ".join(
+                f"worker {rank} on {self._places.get(rank, '?')} ({_reason(error)})"
+                for rank, error in sorted(lost.items())
+            )
+        )
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         """Ray calls this at least once a look; `current_state` may be the same as before."""
@@ -86,6 +94,8 @@ class Faults(ControllerCallback, WorkerGroupCallback):
             self._is_resizing = True
         elif name == "PreemptingState":
             self._leave(current_state.preemption_info)
+        elif name == "ReschedulingState" and current_state is not previous_state and not _is_no_room(current_state):
+            self._count_loss(f"workers that could not be started ({_reason(_cause(current_state))})")
         elif name == "ReschedulingState" or (name == type(previous_state).__name__ and name in _PENDING):
             self._wait_for_room()
 
@@ -102,14 +112,10 @@ class Faults(ControllerCallback, WorkerGroupCallback):
         while self._run.request.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    def _count_loss(self, errors: dict[int, Exception]) -> None:
+    def _count_loss(self, what: str) -> None:
         saved = newest_step(self._run)
         self._losses = self._losses + 1 if saved == self._saved else 1
         self._saved = saved
-        lost = {rank: error for rank, error in errors.items() if _is_death(error)} or errors
-        what = "; ".join(
-            f"worker {rank} on {self._places.get(rank, '?')} ({_reason(error)})" for rank, error in sorted(lost.items())
-        )
         if self._losses > MAX_LOSSES:
             raise UserError(
                 f"lost {what}, and workers {MAX_LOSSES} times before since the checkpoint of step {saved}; find out why, then go on"
@@ -229,6 +235,14 @@ def _is_for_the_user(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in final
     return isinstance(error, UserError) and not isinstance(error, Overtaken)
+
+
+def _cause(state: Any) -> BaseException:
+    return getattr(state.training_failed_error, "controller_failure", state.training_failed_error)
+
+
+def _is_no_room(state: Any) -> bool:
+    return isinstance(_cause(state), WorkerGroupStartupTimeoutError)
 
 
 def _is_death(error: BaseException) -> bool:

