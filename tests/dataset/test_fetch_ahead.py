@@ -51,11 +51,15 @@ def an_extent(number):
 def walk(tmp_path):
     """Uses some steps as a worker does; what was fetched."""
 
-    def run(uses, *, seed=0, **settings):
+    def run(uses, *, seed=0, plan_s=0.0, **settings):
+        def extents_of(step):
+            time.sleep(plan_s)
+            return uses[step]
+
         config = StorageConfig(cache_dir=str(tmp_path / "cache"), **settings)
         store = Store(config, random.Random(seed))
         store.fetch = _lengths(store.fetch)
-        ahead = FetchAhead(store, lambda step: uses[step], range(len(uses)))
+        ahead = FetchAhead(store, extents_of, range(len(uses)))
         kept = ahead._kept
         try:
             for step, extents in enumerate(uses):
@@ -92,13 +96,14 @@ def test_any_plan(walk, seed):
     assert again.cache_hits >= stats.cache_hits
 
 
-def test_steps_that_need_no_request_are_not_waited_for(walk):
-    """Nothing arrives that could wake the worker: all is there, and the step after has no room yet."""
-    small, large = [an_extent(0)], [an_extent(number) for number in range(1, 9)]
-    uses = [large, large, small + large[:2], large, small, large[:4], large]
-    walk(uses, cache_bytes=2 * sum(map(disk_bytes, large + small)), ahead_steps=3)
-    for _ in range(20):
-        walk(uses, cache_bytes=2 * sum(map(disk_bytes, large + small)), ahead_steps=1)
+@pytest.mark.parametrize("before", range(4, 12))
+def test_steps_that_need_no_request_are_not_waited_for(walk, before):
+    """The worker waits for a slow plan; then all is there, but the step after has no room: nothing arrives that could wake it."""
+    first, second, third = ([extent] for extent in map(an_extent, (1, 3, 5)))
+    limit = 2 * disk_bytes(first[0])
+    assert [disk_bytes(extent) for (extent,) in (first, second, third)] == 3 * [limit // 2]
+    uses = [first, second] * before + [third] + [first, second] * 3
+    walk(uses, cache_bytes=limit, ahead_steps=4, plan_s=0.005)
 
 
 def test_a_plan_that_fails_is_raised_in_the_step(tmp_path):
