@@ -6,6 +6,7 @@ set -euo pipefail
 
 export RAY_AUTH_MODE=token            # a cluster without a token runs anybody's code
 export RAY_USAGE_STATS_ENABLED=0
+export RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=3000 RAY_health_check_failure_threshold=5   # README.md says why
 ray=$(dirname "$0")/../.venv/bin/ray
 [ -x "$ray" ] || ray=ray
 dashboard_port=${DASHBOARD_PORT:-8265}   # EDIT: another port when this one is taken
