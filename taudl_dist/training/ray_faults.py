@@ -8,13 +8,14 @@ run folder's `request`, with the name of the attempt it is meant for, so a reque
 from __future__ import annotations
 
 import errno
-import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerCallback, WorkerGroupCallback
 
@@ -167,12 +168,12 @@ class NoteSigterm(WorkerCallback):
     """Runs in each worker: SIGTERM, which Slurm and others send to every process of a job, becomes a checkpoint."""
 
     def after_init_train_context(self) -> None:
-        os.environ.pop(_TERMINATED, None)
-        signal.signal(signal.SIGTERM, lambda *_: os.environ.__setitem__(_TERMINATED, "1"))
+        _terminated.clear()
+        signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
 
 
-_TERMINATED = "TAUDL_TERMINATED"
-"""Set by the handler, which Ray pickles, so that it shares no variable of this module."""
+_terminated = threading.Event()
+"""Set where this process got SIGTERM; Ray runs the training loop in a thread, which may not handle signals itself."""
 
 
 class Requests:
@@ -189,7 +190,7 @@ class Requests:
 
     def __call__(self) -> int:
         """A signal number, or 0."""
-        if os.environ.get(_TERMINATED):
+        if _terminated.is_set():
             return signal.SIGTERM
         if self._rank:
             return 0
@@ -246,8 +247,6 @@ def _is_no_room(state: Any) -> bool:
 
 
 def _is_death(error: BaseException) -> bool:
-    from ray.exceptions import RayActorError
-
     return isinstance(getattr(error, "health_check_failure", error), RayActorError)
 
 

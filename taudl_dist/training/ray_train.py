@@ -1,4 +1,4 @@
-"""Training on Ray: the driver, and what each worker runs.
+"""Training on Ray: the driver, and what each worker runs; see ray_faults.py for what happens when workers come and go.
 
 The workers run the same loop as a plain process. They find the newest complete checkpoint themselves, for one that Ray was told of
 can be lost when a worker dies. What rank 0 has to say reaches the user through train.log, free of Ray's own messages.
@@ -27,8 +27,8 @@ _ENVIRONMENT = {
     # Between two looks of the controller at its workers; a thousand short calls a second are no load. Ray's 2 s add to every recovery.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     # Until the controller thinks again about how many workers fit. It first tries the number it had, for it learns only every 20 s
-    # what machines are left; of Ray's 60 s most are lost then. It covers reserving places only, which takes a thousand workers a
-    # second or two, not starting workers or machines.
+    # what machines are left; of Ray's 60 s most are lost then. It covers reserving places only, not starting workers or machines,
+    # and is only tried again, so that it may be short on a large cluster too.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     # Between two looks at machines about to be taken away; Ray's 5 s are a sixth of the shortest notice a cloud gives.
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
@@ -57,9 +57,8 @@ def train_on_ray(config: Config) -> Path:
             fit.start()
             _wait(fit, run, lambda: asked_early() or asked_late())
             outcome = run.info()["outcome"]
-            if failure and find(
-                failure[0], lambda error: isinstance(error, Yielded)
-            ):  # stopped while no worker was there
+            if failure and find(failure[0], lambda error: isinstance(error, Yielded)):
+                # stopped while no worker was there
                 outcome = {"step": newest_step(run), "signal": asked_early() or asked_late()}
             elif failure:
                 raise for_the_user(failure[0]) or failure[0]
@@ -107,9 +106,7 @@ def _fit(config: Config, run: RunFolder, use_gpu: bool, failure: list[BaseExcept
             run_config=RunConfig(
                 name=f"taudl-{uuid.uuid4().hex[:12]}",  # a name used before would silently continue that run
                 storage_path=str(storage),
-                failure_config=FailureConfig(
-                    max_failures=-1
-                ),  # Faults counts, and only what happens between two checkpoints
+                failure_config=FailureConfig(max_failures=-1),  # Faults counts, between two checkpoints
                 callbacks=[Faults(run, (low, high)), NoteSigterm()],  # type: ignore[list-item]
             ),
         )
@@ -157,7 +154,7 @@ def _work(payload: dict[str, Any]) -> None:
     outcome = loop.train()
     if world.rank == 0:
         run.request.unlink(missing_ok=True)  # answered: the state is saved
-    if outcome.signal and not run.stop.exists():
+    if outcome.signal and not outcome.model and not run.stop.exists():
         raise Yielded(f"saved after {outcome.step} steps")
 
 
