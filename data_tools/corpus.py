@@ -1,32 +1,70 @@
 """Videos and tracks -> dataset: plan, work, finalize. Interrupt it anywhere, run it again, get the same bytes.
 
-Units that are committed are never done again; a finished dataset is left alone; other inputs or settings are refused.
+Units that are committed are never done again; a finished dataset is left alone unless it is told to grow or to try failures again;
+other inputs or settings are refused.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from data_tools.atomic import TEMPORARY, remove_leftovers, whole_file, write_json
+from data_tools.failures import Failures
 from data_tools.finalize import finalize
-from data_tools.plan import Plan, log_plan, make_plan
+from data_tools.forgotten import from_json, read_drops
+from data_tools.plan import FORMAT, VERSION, Plan, log_plan, make_plan
 from data_tools.ray_tasks import run_on_ray
+from data_tools.recording_tracks import some
 from data_tools.shard_writer import FRAGMENTS_DIR, read_ok
-from data_tools.sources import ShardSettings, Sources, describe_request, find_sources
-from data_tools.units import PLAN_DIR, UnitTask, cut_unit, make_unit
+from data_tools.sources import ShardSettings, Sources, describe_recording, describe_settings, find_sources
+from data_tools.units import PLAN_DIR, UnitResult, UnitSource, UnitTask, cut_unit, failure, make_unit
 from taudl_dist.config import flatten
 from taudl_dist.dataset.dataset import read_info
 from taudl_dist.dataset.schema import DATASET_FILE, SHARDS_DIR
-from taudl_dist.errors import UserError
+from taudl_dist.errors import UsageError, UserError
 from taudl_dist.progress import log, progress
 
 PLAN_FILE = "plan.json"
+DROP_FILE = "drop.json"
+"""There while a drop is in progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Where a corpus comes from, as `find_sources` takes it."""
+
+    videos: str | Path
+    tracks: str | Path
+    format: str = "auto"
+    frame_base: int | None = None
+    truth: str = "auto"
+    starts: str = ""
+    start_pattern: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What to do about failures and new videos.
+
+    max_failed_share: of the videos, and of the planned tracklets, that may be missing in a finished dataset.
+    retry_failed: try what failed again, in a finished dataset too. extend: take videos in that the plan does not know.
+    """
+
+    max_failed_share: float = 0.0
+    retry_failed: bool = False
+    extend: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_failed_share < 1:
+            raise UsageError(f"--max-failed-share {self.max_failed_share}: expected a share from 0 to below 1")
 
 
 def shard_corpus(
@@ -36,38 +74,114 @@ def shard_corpus(
     *,
     settings: ShardSettings,
     workers: int = 1,
-    format: str = "auto",
-    frame_base: int | None = None,
-    truth: str = "auto",
+    policy: Policy | None = None,
+    **inputs: Any,
 ) -> dict[str, Any]:
     """Makes a dataset, or goes on with one that was begun, and returns its dataset.json.
 
+    Args:
+        inputs: the other fields of `Inputs`.
+
     Raises:
-        UserError: bad inputs, an output folder that holds something else, or units that failed (the others are kept).
+        UserError: bad inputs, an output folder that holds something else, or more failures than the policy allows (what
+            succeeded is kept).
     """
-    out = Path(out)
-    _refuse_foreign(out)
-    sources = find_sources(videos, tracks, format=format, frame_base=frame_base, truth=truth)
-    plan = _plan(out, sources, settings)
-    if (out / DATASET_FILE).exists():
-        log(f"{out}: this dataset is finished already; nothing to do")
-        shutil.rmtree(out / PLAN_DIR, ignore_errors=True)
-        return read_info(out)
-    _work(out, plan, sources, settings, workers)
-    about = {
-        "settings": {**plan["request"]["settings"], "interval_s": plan["interval_s"]},
-        "encoder": plan["request"]["encoder"],
-        "source": {"plan": plan["digest"], "videos": plan["request"]["videos"], "tracks": plan["request"]["tracks"]},
-    }
-    finalize(
-        out,
-        units=[unit["name"] for unit in plan["units"]],
-        cameras=[camera["name"] for camera in plan["cameras"]],
-        plan_digest=plan["digest"],
-        about=about,
+    out, policy = Path(out), policy or Policy()
+    plan, made, sources = plan_corpus(
+        Inputs(videos=videos, tracks=tracks, **inputs), out, settings=settings, policy=policy
     )
-    shutil.rmtree(out / PLAN_DIR)
+    if made:
+        log_plan(plan)
+        _write_plan(out, made, is_first=not (out / PLAN_FILE).exists())
+    todo = units_to_do(out, plan, policy)
+    if is_finished(out, plan) and not todo:
+        left = _failures_left(out, plan)
+        log(f"{out}: this dataset is finished already; nothing to do{left}")
+        _remove_plan_tables(out, plan)
+        return read_info(out)
+    for part in (out, out / SHARDS_DIR, out / FRAGMENTS_DIR):
+        part.mkdir(exist_ok=True)
+        remove_leftovers(part)
+    if any(read_ok(out, unit["name"], plan_digest=unit["digest"]) for unit in todo):
+        (out / DATASET_FILE).unlink(missing_ok=True)  # its shards are about to change
+    failures = Failures(plan=plan)
+    _work(
+        _tasks(out, todo, plan, sources, settings),
+        failures,
+        num_units=len(plan["units"]),
+        workers=workers,
+        policy=policy,
+    )
+    failures.add_committed(out)
+    failures.write(out)
+    failures.check(policy.max_failed_share)
+    _finalize(out, plan, failures)
     return read_info(out)
+
+
+def plan_corpus(
+    inputs: Inputs, out: Path, *, settings: ShardSettings, policy: Policy
+) -> tuple[dict[str, Any], Plan | None, Sources]:
+    """The plan that holds from now on, what is new in it (None: nothing), and the inputs; nothing is written.
+
+    Raises:
+        UserError: as `shard_corpus`.
+    """
+    _refuse_foreign(out)
+    request = describe_settings(settings)
+    before = _read_plan(out)
+    if before:
+        _refuse_other(out, "", before["request"], request)
+    known = before["recordings"] if before else {}
+    sources = find_sources(**vars(inputs), known=known)
+    identities = {one.name: describe_recording(one, sources) for one in sources.recordings}
+    for name in known.keys() & identities.keys():
+        _refuse_other(out, f"{name}.", {key: known[name].get(key) for key in identities[name]}, identities[name])
+    new = [one for one in sources.recordings if one.name not in known]
+    if before:
+        new = _wanted(out, new, sources, before, policy)
+        if not new:
+            return before, None, sources
+    made = make_plan(
+        sources, new, settings, request, identities=identities, before=before,
+        drops=[from_json(drop["forget"]) for drop in read_drops(out)],
+    )  # fmt: skip
+    failed = {name: problem for name, problem in made.content["failed"].items() if name not in known}
+    made.content["failed"] = failed
+    _check_failed(failed, len(made.content["recordings"]) + len(failed), policy)
+    return made.content, made, sources
+
+
+def _wanted(out: Path, new: list, sources: Sources, before: dict[str, Any], policy: Policy) -> list:
+    """Of the videos the plan does not know those to take in now: new ones if it shall grow, failed ones if they are tried again."""
+    fresh = sorted(
+        {one.name for one in new if one.name not in before["failed"]}
+        | (sources.failed.keys() - before["failed"].keys() - before["recordings"].keys())
+    )
+    if fresh and not policy.extend:
+        raise UserError(
+            f"{out}: was made of {len(before['recordings'])} videos, and there are {len(fresh)} new ones now: {some(fresh)}; run with"
+            " --extend to add them, or choose another --out"
+        )
+    gone = sorted(before["recordings"].keys() - {one.name for one in sources.recordings})
+    if gone:
+        log(
+            f"{out}: {len(gone)} of its videos are not in the folder any more ({some(gone)}); their shards stay (see `taudl drop`)"
+        )
+    tries_again = policy.retry_failed or not (out / DATASET_FILE).exists()
+    return [one for one in new if tries_again or one.name not in before["failed"]]
+
+
+def _check_failed(failed: dict[str, str], total: int, policy: Policy) -> None:
+    if len(failed) > policy.max_failed_share * total:
+        problems = list(dict.fromkeys(failed.values()))
+        if len(problems) == 1:
+            raise UserError(problems[0])
+        listed = "\n".join(f"  {problem}" for problem in problems[:10])
+        raise UserError(
+            f"{len(failed)} of {total} videos cannot be used; mend or remove them, or allow a share with --max-failed-share"
+            f"{' (the first 10)' * (len(problems) > 10)}:\n{listed}"
+        )
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -75,6 +189,8 @@ def _refuse_foreign(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; expected a folder to write the dataset into")
     names = {path.name for path in out.iterdir()} if out.exists() else set()
+    if DROP_FILE in names:
+        raise UserError(f"{out}: a drop was interrupted; run `taudl drop {out} --resume` first")
     foreign = sorted(name for name in names - {PLAN_DIR} if TEMPORARY not in name)
     if foreign and PLAN_FILE not in names:
         raise UserError(
@@ -82,88 +198,176 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def _plan(out: Path, sources: Sources, settings: ShardSettings) -> dict[str, Any]:
-    """The plan that was made before, when it was made for the same request; else a new one, in an empty folder."""
-    request = describe_request(sources, settings)
+def _read_plan(out: Path) -> dict[str, Any] | None:
     file = out / PLAN_FILE
-    if file.exists():
-        try:
-            plan = json.loads(file.read_text())
-            before = dict(plan["request"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}: damaged ({error}); delete {out} and run the command again") from None
-        _refuse_other_request(out, before, request)
-        return plan
-    made = make_plan(sources, settings, request)
-    log_plan(made.content)
-    _write_plan(out, made)
-    return made.content
+    if not file.exists():
+        return None
+    try:
+        plan = json.loads(file.read_text())
+        found = (plan["format"], plan["version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: damaged ({error}); delete {out} and run the command again") from None
+    if found != (FORMAT, VERSION):
+        raise UserError(
+            f"{file}: format {found[0]!r} version {found[1]!r}, this taudl goes on with {FORMAT!r} version {VERSION}; a finished"
+            " dataset stays usable, but to go on choose another --out"
+        )
+    return plan
 
 
-def _refuse_other_request(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _refuse_other(out: Path, prefix: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     old, new = flatten(before), flatten(json.loads(json.dumps(now)))
     for name in [*old, *new]:
         if old.get(name) != new.get(name):
             raise UserError(
-                f"{out}: was begun with {name} = {old.get(name)!r}, now it is {new.get(name)!r}; a dataset is made from one"
-                " set of inputs and settings: choose another --out, or run with the same ones"
+                f"{out}: was begun with {prefix}{name} = {old.get(name)!r}, now it is {new.get(name)!r}; a dataset is made from one"
+                " set of settings, and its videos and tracks stay: choose another --out, or run with the same ones"
             )
 
 
-def _write_plan(out: Path, plan: Plan) -> None:
+def _write_plan(out: Path, plan: Plan, *, is_first: bool) -> None:
     """plan.json comes last; what an earlier attempt left of another plan goes first."""
-    shutil.rmtree(out / PLAN_DIR, ignore_errors=True)
-    (out / PLAN_DIR).mkdir(parents=True)
+    if is_first:
+        shutil.rmtree(out / PLAN_DIR, ignore_errors=True)
+    (out / PLAN_DIR).mkdir(parents=True, exist_ok=True)
     for unit, crops in plan.crops.items():
         with whole_file(out / PLAN_DIR / f"{unit}.parquet") as temporary:
             pq.write_table(crops, temporary)
     write_json(out / PLAN_FILE, plan.content)
 
 
-def _work(out: Path, plan: dict[str, Any], sources: Sources, settings: ShardSettings, workers: int) -> None:
-    """Makes every unit that is not committed; failures are listed when all others are done."""
-    for part in (out, out / SHARDS_DIR, out / FRAGMENTS_DIR):
-        part.mkdir(exist_ok=True)
-        remove_leftovers(part)
-    todo = [
-        UnitTask(
-            folder=out.resolve(),
-            unit=unit["name"],
-            camera=unit["camera"],
-            video=Path(sources.videos[unit["camera"]].path).resolve(),
-            start=tuple(unit["start"]) if unit["start"] else None,
-            num_crops=unit["crops"],
-            max_height=settings.max_height,
-            plan_digest=plan["digest"],
+def units_to_do(out: Path, plan: dict[str, Any], policy: Policy) -> list[dict[str, Any]]:
+    """Units that are not committed, and those whose tracklets failed in part, if they are to be tried again."""
+    has_dataset, finished = (out / DATASET_FILE).exists(), is_finished(out, plan)
+    todo = []
+    for unit in plan["units"]:
+        ok = read_ok(out, unit["name"], plan_digest=unit["digest"])
+        if ok is None:  # a finished dataset keeps the plan of the units it was allowed to do without
+            is_wanted = policy.retry_failed or not (finished and (out / PLAN_DIR / f"{unit['name']}.parquet").exists())
+        else:
+            is_wanted = bool(ok["failed"]) and (policy.retry_failed or not has_dataset)
+        if is_wanted:
+            todo.append(unit)
+    return todo
+
+
+def is_finished(out: Path, plan: dict[str, Any]) -> bool:
+    """Whether the folder holds the dataset of this plan."""
+    return (out / DATASET_FILE).exists() and read_info(out)["source"]["plan"] == plan["digest"]
+
+
+def _failures_left(out: Path, plan: dict[str, Any]) -> str:
+    failures = Failures(plan=plan)
+    failures.add_committed(out)
+    return f" ({failures.summary()}; --retry-failed tries these again)" if failures.summary() else ""
+
+
+def _tasks(
+    out: Path, todo: list[dict[str, Any]], plan: dict[str, Any], sources: Sources, settings: ShardSettings
+) -> list[UnitTask]:
+    videos = {one.name: one for one in sources.recordings}
+    tasks = []
+    for unit in todo:
+        missing = [source["recording"] for source in unit["sources"] if source["recording"] not in videos]
+        if missing:
+            raise UserError(
+                f"{out}: unit {unit['name']} is not done, and its video {missing[0]} is gone; bring it back"
+            )
+        if not (out / PLAN_DIR / f"{unit['name']}.parquet").exists():
+            raise UserError(
+                f"{out}: the shard of unit {unit['name']} is damaged or gone, and a finished dataset keeps no plan of its crops; make"
+                " the dataset again in another --out"
+            )
+        tasks.append(
+            UnitTask(
+                folder=out.resolve(),
+                unit=unit["name"],
+                camera=unit["camera"],
+                sources=tuple(_unit_source(source, videos[source["recording"]]) for source in unit["sources"]),
+                num_crops=unit["crops"],
+                max_height=settings.max_height,
+                plan_digest=unit["digest"],
+            )
         )
-        for unit in plan["units"]
-        if read_ok(out, unit["name"], plan_digest=plan["digest"]) is None
-    ]
     if len(todo) < len(plan["units"]):
         log(f"{out}: going on; {len(plan['units']) - len(todo)} of {len(plan['units'])} units are done")
-    failures: dict[str, str] = {}
-    if workers > 1 and len(todo) > 1:
-        results = run_on_ray(make_unit, todo, workers=workers)
-        for task, problem in progress(results, "cut crops", unit="unit", total=len(todo)):
-            if problem is not None:
-                failures[task.unit] = str(problem)
+    return tasks
+
+
+def _unit_source(source: dict[str, Any], recording) -> UnitSource:
+    start = tuple(source["start"]) if source["start"] else None
+    return UnitSource(video=Path(recording.video.path).resolve(), file=recording.file, start=start)
+
+
+def _work(tasks: Sequence[UnitTask], failures: Failures, *, num_units: int, workers: int, policy: Policy) -> None:
+    """Makes the units; one that fails does not stop the others, unless there is no room left on the disk or no hope."""
+    done = 0
+    if workers > 1 and len(tasks) > 1:
+        steps: Generator = run_on_ray(make_unit, tasks, workers=workers)
+        unit, total = "unit", len(tasks)
     else:
-        crops = sum(task.num_crops for task in todo)
-        for _ in progress(_one_by_one(todo, failures), "cut crops", unit="crop", total=crops):
-            pass
-    if failures:
-        listed = "\n".join(f"  {unit}: {problem}" for unit, problem in sorted(failures.items())[:10])
-        raise UserError(
-            f"{len(failures)} of {len(plan['units'])} units failed; the others are kept, run the same command again to retry"
-            f" these{' (the first 10)' * (len(failures) > 10)}:\n{listed}"
-        )
+        steps, unit, total = _one_by_one(tasks), "crop", sum(task.num_crops for task in tasks)
+    with closing(steps):
+        for task, result in progress(steps, "cut crops", unit=unit, total=total):
+            if result is None:  # a crop of a unit that goes on
+                continue
+            outcome = UnitResult(problem=_died(result)) if isinstance(result, Exception) else result
+            done += outcome.problem is None
+            if outcome.is_disk_full:
+                raise UserError(
+                    f"{task.folder}: no room left ({outcome.problem}); {num_units - len(tasks) + done} of {num_units} units are done"
+                    " and kept: free some space and run the same command again"
+                )
+            failures.add(task.unit, outcome)
+            failures.check_early(policy.max_failed_share)
 
 
-def _one_by_one(tasks: list[UnitTask], failures: dict[str, str]) -> Iterator[None]:
-    """Makes units in this process, yielding once a crop."""
+def _died(error: Exception) -> str:
+    return (
+        f"its worker died each time it was tried ({type(error).__name__}): a crash in the video decoder, or not enough memory for"
+        " --workers at once; re-encode the video with `ffmpeg -i in out.mp4`, or take fewer workers"
+    )
+
+
+def _one_by_one(tasks: Sequence[UnitTask]) -> Generator[tuple[UnitTask, UnitResult | None], None, None]:
+    """Makes units in this process, yielding once a crop, and the result at a unit's end."""
     for task in tasks:
+        failed: dict[str, str] = {}
         try:
-            for crops in cut_unit(task):
-                yield from [None] * crops
-        except UserError as error:
-            failures[task.unit] = str(error)
+            for crops in cut_unit(task, failed):
+                yield from [(task, None)] * crops
+            result = UnitResult(failed=failed)
+        except (UserError, OSError, MemoryError) as error:
+            result = failure(error)
+        yield task, result
+
+
+def _finalize(out: Path, plan: dict[str, Any], failures: Failures) -> None:
+    counts = failures.counts()
+    drops = read_drops(out)
+    about = {
+        "settings": {**plan["request"]["settings"], "interval_s": plan["interval_s"]},
+        "encoder": plan["request"]["encoder"],
+        "source": {"plan": plan["digest"], "videos": len(plan["recordings"])},
+        **({"failures": counts} if any(counts.values()) else {}),
+        **({"drops": len(drops)} if drops else {}),
+    }
+    finalize(
+        out,
+        units={unit["name"]: unit["digest"] for unit in plan["units"] if unit["name"] not in failures.units},
+        cameras=[camera["name"] for camera in plan["cameras"]],
+        about=about,
+    )
+    _remove_plan_tables(out, plan)
+
+
+def _remove_plan_tables(out: Path, plan: dict[str, Any]) -> None:
+    """What a finished dataset needs no more: the crops of all units that need not be tried again."""
+    for unit in plan["units"] if (out / PLAN_DIR).exists() else []:
+        ok = read_ok(out, unit["name"], plan_digest=unit["digest"])
+        if ok and not ok["failed"]:
+            (out / PLAN_DIR / f"{unit['name']}.parquet").unlink(missing_ok=True)
+    if (out / PLAN_DIR).exists():
+        remove_leftovers(out / PLAN_DIR)
+        if not any((out / PLAN_DIR).iterdir()):
+            (out / PLAN_DIR).rmdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,24 @@ from taudl_dist.dataset.schema import (
 from taudl_dist.errors import UserError
 
 
-def finalize(folder: Path, *, units: list[str], cameras: list[str], plan_digest: str, about: dict[str, Any]) -> str:
+def finalize(folder: Path, *, units: Mapping[str, str], cameras: list[str], about: dict[str, Any]) -> str:
     """Merges committed units, in the order given, into a finished dataset and returns its digest.
 
+    Until the last file stands the folder is no dataset, whatever it was before.
+
     Args:
+        units: the digest of each unit's plan by its name.
+        cameras: all that may have tracklets; those without any are left out.
         about: what dataset.json also says: settings, encoder, source. Not part of the digest.
 
     Raises:
         UserError: a unit that is not committed, or fragments that do not fit together.
     """
-    shards, manifest = _merge(folder, units, plan_digest)
-    manifest = _sorted(manifest, cameras)
+    shards, manifest = _merge(folder, units)
     _check(manifest, cameras)
+    present = set(manifest["camera"].unique().to_pylist())
+    cameras = [camera for camera in cameras if camera in present]
+    manifest = _counted_through(_sorted(manifest, cameras), cameras)
     digest = dataset_digest(cameras, shards, manifest)
     info = {
         "format": FORMAT,
@@ -50,6 +57,7 @@ def finalize(folder: Path, *, units: list[str], cameras: list[str], plan_digest:
         "shards": shards,
         **about,
     }
+    (folder / DATASET_FILE).unlink(missing_ok=True)
     with whole_file(folder / MANIFEST_FILE) as temporary:
         pq.write_table(manifest, temporary)
     training = manifest.filter(pc.equal(manifest["split"], "train"))
@@ -61,9 +69,10 @@ def finalize(folder: Path, *, units: list[str], cameras: list[str], plan_digest:
     return digest
 
 
-def _merge(folder: Path, units: list[str], plan_digest: str) -> tuple[list[dict[str, Any]], pa.Table]:
-    shards, tables = [], [MANIFEST_SCHEMA.empty_table()]
-    for number, unit in enumerate(units):
+def _merge(folder: Path, units: Mapping[str, str]) -> tuple[list[dict[str, Any]], pa.Table]:
+    shards: list[dict[str, Any]] = []
+    tables = [MANIFEST_SCHEMA.empty_table()]
+    for unit, plan_digest in units.items():
         ok = read_ok(folder, unit, plan_digest=plan_digest)
         if ok is None:
             raise UserError(f"{folder}: unit {unit} is not complete; run the same command again to go on")
@@ -73,7 +82,9 @@ def _merge(folder: Path, units: list[str], plan_digest: str) -> tuple[list[dict[
                 f"{folder}: fragment {unit} has {rows.num_rows} rows, its .ok.json says {ok['rows']}; delete"
                 f" {SHARDS_DIR}/{unit}.ok.json and run the same command again"
             )
-        shard = pa.array(np.full(rows.num_rows, number, np.int32))
+        if not rows.num_rows:  # all of it was dropped
+            continue
+        shard = pa.array(np.full(rows.num_rows, len(shards), np.int32))
         shards.append(ok["shard"])
         tables.append(rows.append_column("shard", shard).select(MANIFEST_SCHEMA.names).cast(MANIFEST_SCHEMA))
     return shards, pa.concat_tables(tables)
@@ -92,14 +103,23 @@ def _sorted(manifest: pa.Table, cameras: list[str]) -> pa.Table:
 
 
 def _check(manifest: pa.Table, cameras: list[str]) -> None:
-    """No tracklet twice, only known cameras, and training labels 0..M_t-1 in each camera."""
+    """No tracklet twice, only known cameras, and one training label per tracklet."""
     twice = manifest.group_by(["split", "key"]).aggregate([([], "count_all")]).filter(pc.field("count_all") > 1)
     assert not twice.num_rows, f"keys twice: {twice['key'].to_pylist()[:3]}"
     assert set(manifest["camera"].unique().to_pylist()) <= set(cameras)
     training = manifest.filter(pc.equal(manifest["split"], "train"))
-    counts = _per_camera(training, cameras)
-    expected = np.concatenate([np.arange(count) for count in counts]) if counts else np.zeros(0, np.int64)
-    assert np.array_equal(training["label"].to_numpy(), expected), "labels are not 0..M_t-1 in each camera"
+    twice = training.group_by(["camera", "label"]).aggregate([([], "count_all")]).filter(pc.field("count_all") > 1)
+    assert not twice.num_rows, f"labels twice: {twice.slice(0, 3).to_pylist()}"
+
+
+def _counted_through(manifest: pa.Table, cameras: list[str]) -> pa.Table:
+    """The sorted manifest with labels 0..M_t-1 in each camera: units know only the labels' order, and some units may be missing."""
+    is_training = pc.equal(manifest["split"], "train").to_numpy()
+    code = pc.index_in(manifest["camera"], pa.array(cameras, pa.string())).to_numpy()[is_training]
+    label = np.full(manifest.num_rows, -1, np.int64)
+    label[is_training] = np.arange(len(code)) - np.searchsorted(code, code)
+    at = manifest.schema.get_field_index("label")
+    return manifest.set_column(at, manifest.schema.field("label"), pa.array(label))
 
 
 def _per_camera(rows: pa.Table, cameras: list[str]) -> list[int]:

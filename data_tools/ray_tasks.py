@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 from taudl_dist.ray_cluster import ray_session
@@ -15,7 +15,7 @@ _RETRIES = 3
 
 def run_on_ray(
     call: Callable[[Task], Result], tasks: Sequence[Task], *, workers: int
-) -> Iterator[tuple[Task, Result | Exception]]:
+) -> Generator[tuple[Task, Result | Exception], None, None]:
     """Yields (task, result) as tasks end, in any order; an Exception where a worker died more than three times.
 
     Joins the cluster of RAY_ADDRESS where that is set; otherwise starts `workers` processes here and stops them again.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,19 @@ def safe_name(camera: str) -> str:
     return safe if safe == camera else f"{safe}-{hashlib.sha256(camera.encode()).hexdigest()[:6]}"
 
 
-def write_unit(folder: Path, unit: str, tracklets: Iterable[ShardTracklet], *, plan_digest: str) -> None:
-    """Writes and commits a unit; the tracklets stand in the tar in the order given."""
+def write_unit(
+    folder: Path,
+    unit: str,
+    tracklets: Iterable[ShardTracklet],
+    *,
+    plan_digest: str,
+    failed: Mapping[str, str] | None = None,
+) -> None:
+    """Writes and commits a unit; the tracklets stand in the tar in the order given.
+
+    Args:
+        failed: planned tracklets (keys) that are missing, and why.
+    """
     tar = folder / SHARDS_DIR / f"{unit}.tar"
     fragment = folder / FRAGMENTS_DIR / f"{unit}.parquet"
     with whole_file(tar) as temporary:
@@ -74,21 +85,39 @@ def write_unit(folder: Path, unit: str, tracklets: Iterable[ShardTracklet], *, p
     with whole_file(fragment) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=FRAGMENT_SCHEMA), temporary)
     counts = {"tracklets": len({row["key"] for row in rows}), "rows": len(rows)}
-    write_json(_ok_path(folder, unit), {"plan": plan_digest, "shard": shard, **counts})
+    write_json(ok_path(folder, unit), {"plan": plan_digest, "shard": shard, **counts, "failed": dict(failed or {})})
+
+
+def write_empty_unit(folder: Path, unit: str, *, plan_digest: str) -> None:
+    """Commits a unit of which nothing may be left; its record is replaced first, so that nobody looks for its tar."""
+    write_json(ok_path(folder, unit), {"plan": plan_digest, "shard": None, "tracklets": 0, "rows": 0, "failed": {}})
+    for path in unit_files(folder, unit):
+        path.unlink(missing_ok=True)
+    with whole_file(folder / FRAGMENTS_DIR / f"{unit}.parquet") as temporary:
+        pq.write_table(FRAGMENT_SCHEMA.empty_table(), temporary)
+
+
+def unit_files(folder: Path, unit: str) -> list[Path]:
+    """The tar of a unit and DALI's index of it."""
+    return [folder / SHARDS_DIR / f"{unit}.tar", folder / SHARDS_DIR / f"{unit}.tar.idx"]
 
 
 def read_ok(folder: Path, unit: str, *, plan_digest: str) -> dict[str, Any] | None:
     """The commit record of a unit, or None when it has to be made (again)."""
     try:
-        ok = json.loads(_ok_path(folder, unit).read_text())
-        size = (folder / SHARDS_DIR / f"{unit}.tar").stat().st_size
-        is_whole = ok["plan"] == plan_digest and ok["shard"]["bytes"] == size
+        ok = json.loads(ok_path(folder, unit).read_text())
+        if ok["shard"] is None:
+            is_whole = ok["plan"] == plan_digest and ok["rows"] == 0
+        else:
+            size = (folder / SHARDS_DIR / f"{unit}.tar").stat().st_size
+            is_whole = ok["plan"] == plan_digest and ok["shard"]["bytes"] == size
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return ok if is_whole and (folder / FRAGMENTS_DIR / f"{unit}.parquet").is_file() else None
 
 
-def _ok_path(folder: Path, unit: str) -> Path:
+def ok_path(folder: Path, unit: str) -> Path:
+    """The commit record of a unit."""
     return folder / SHARDS_DIR / f"{unit}.ok.json"
 
 

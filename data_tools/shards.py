@@ -79,7 +79,7 @@ def write_dataset(
         for unit, members in progress(units.items(), "write shards", unit="shard"):
             write_unit(work, unit, _load(members, tracklets, labels), plan_digest=plan_digest)
         cameras = sorted({tracklet.camera for tracklet in tracklets})
-        finalize(work, units=list(units), cameras=cameras, plan_digest=plan_digest, about=about)
+        finalize(work, units=dict.fromkeys(units, plan_digest), cameras=cameras, about=about)
         if out.exists():
             out.rmdir()
         work.rename(out)

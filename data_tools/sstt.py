@@ -118,7 +118,7 @@ def _estimate(found: _Tracks) -> float:
         )
     interval_s = math.ceil(round(transit_s * _MARGIN * 10, 6)) / 10
     log(
-        f"interval_s auto: 95 % of {len(durations)} tracks in {len(found.cameras)} cameras last at most "
+        f"interval_s auto: 95 % of {len(durations)} tracks last at most "
         f"Q = {transit_s:.1f} s; P = {interval_s:.1f} s is {_MARGIN:g} Q"
     )
     return interval_s

@@ -19,7 +19,9 @@ from data_tools.track_formats.ultralytics import is_label, read_ultralytics
 from taudl_dist.errors import UsageError, UserError
 from taudl_dist.progress import log
 
-__all__ = ["FORMATS", "TRACKS_SCHEMA", "read_tracks", "without_tracks", "write_mot"]
+__all__ = [
+    "FORMATS", "TRACKS_SCHEMA", "TRACK_SUFFIXES", "is_blank", "is_label_folder", "read_tracks", "without_tracks", "write_mot",
+]  # fmt: skip
 
 FORMATS: dict[str, Callable[[Path, Hints], Rows]] = {
     "mot": read_mot,
@@ -31,7 +33,8 @@ FORMATS: dict[str, Callable[[Path, Hints], Rows]] = {
 }
 """Reader by the name of its format."""
 
-_SUFFIXES = (".txt", ".csv", ".json", ".parquet")
+TRACK_SUFFIXES = (".txt", ".csv", ".json", ".parquet")
+"""File name endings taken for tracks when a folder is searched."""
 
 
 def read_tracks(
@@ -43,6 +46,7 @@ def read_tracks(
     frame_base: int | None = None,
     image_size: tuple[int, int] | Mapping[str, tuple[int, int]] | None = None,
     class_id: int | None = None,
+    announce: bool = True,
 ) -> pa.Table:
     """The tracks of a file, or of a folder with one file per camera, as a table of `TRACKS_SCHEMA`.
 
@@ -56,6 +60,7 @@ def read_tracks(
         frame_base: Number of the first frame; by default what the format prescribes (MOTChallenge and ultralytics 1).
         image_size: Width and height in pixels, for all cameras or by camera; needed by ultralytics labels.
         class_id: Keep the rows of this class only, in formats that have classes.
+        announce: Log the format that `auto` took.
 
     Raises:
         UserError: a missing, empty or damaged source; the message names file, line, value and expectation.
@@ -70,12 +75,12 @@ def read_tracks(
             f"{path}: no such file or folder; expected a file of tracks or a folder with one file per camera"
         )
     hints = Hints(camera=camera, fps=fps, frame_base=frame_base, image_size=image_size, class_id=class_id)
-    if path.is_dir() and not _is_label_folder(path, format):
+    if path.is_dir() and not is_label_folder(path, format):
         return _read_folder(path, format, hints)
-    if path.is_file() and _is_blank(path):
+    if path.is_file() and is_blank(path):
         raise UserError(f"{path}: the file is empty; expected tracks, a line or record per detection")
     name = _recognise(path) if format == "auto" else format
-    if format == "auto":
+    if format == "auto" and announce:
         log(f"{path}: read as {name} tracks")
     return _read_one(path, name, hints)
 
@@ -84,7 +89,7 @@ def without_tracks(tracks: str | Path, cameras: Collection[str]) -> list[str]:
     """Those of the cameras whose file in a folder of tracks is empty: `taudl track` saw nobody there."""
     folder = Path(tracks)
     files = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [file.stem for file in files if file.suffix in _SUFFIXES and file.stem in cameras and _is_blank(file)]
+    return [file.stem for file in files if file.suffix in TRACK_SUFFIXES and file.stem in cameras and is_blank(file)]
 
 
 def _read_one(path: Path, name: str, hints: Hints) -> pa.Table:
@@ -102,14 +107,16 @@ def _read_folder(path: Path, name: str, hints: Hints) -> pa.Table:
         raise UserError(
             f"{path}: camera {hints.camera!r} was given for a folder; its files name the cameras, leave it out"
         )
-    files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.name[0] != ".")
+    files = sorted(file for file in path.iterdir() if file.suffix in TRACK_SUFFIXES and file.name[0] != ".")
     stems = [camera_name(file) for file in files]
     twice = next((stem for stem, count in Counter(stems).items() if count > 1), None)
     if twice is not None:
         raise UserError(f"{path}: found two files for camera {twice!r}; expected one file per camera")
     names = {file: _recognise(file) if name == "auto" else name for file in files if not _is_empty_camera(file)}
     if not names:
-        raise UserError(f"{path}: no tracks in this folder; expected files {', '.join('*' + s for s in _SUFFIXES)}")
+        raise UserError(
+            f"{path}: no tracks in this folder; expected files {', '.join('*' + s for s in TRACK_SUFFIXES)}"
+        )
     if name == "auto":
         kinds = Counter(names.values())
         log(f"{path}: read as {', '.join(f'{kind} tracks ({count} files)' for kind, count in kinds.items())}")
@@ -118,18 +125,20 @@ def _read_folder(path: Path, name: str, hints: Hints) -> pa.Table:
 
 def _is_empty_camera(file: Path) -> bool:
     """In a folder an empty file is a camera that saw nobody; it is said, not refused."""
-    if _is_blank(file):
+    if is_blank(file):
         log(f"{file}: empty, so this camera has no tracks")
         return True
     return False
 
 
-def _is_blank(file: Path) -> bool:
+def is_blank(file: Path) -> bool:
+    """Whether nothing but white space stands in a file."""
     with file.open("rb") as opened:
         return not any(block.strip() for block in iter(lambda: opened.read(65536), b""))
 
 
-def _is_label_folder(path: Path, name: str) -> bool:
+def is_label_folder(path: Path, name: str) -> bool:
+    """Whether a folder is one camera's ultralytics labels, a file per frame, in format `name` or auto."""
     if name != "auto":
         return name == "ultralytics"
     labels = (file for file in sorted(path.glob("*.txt")) if file.stat().st_size)

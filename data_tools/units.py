@@ -1,13 +1,18 @@
-"""The work on one unit: decode its window of the video once, cut the planned crops, write and commit the shard."""
+"""The work on one unit: decode its window of the videos once, cut the planned crops, write and commit the shard.
+
+Damage in a video costs the tracklets it touches, not the unit; they are named in the unit's commit record.
+"""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_tools.crops import encode_crop
@@ -19,53 +24,98 @@ PLAN_DIR = "plan"
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnitSource:
+    """A video file a unit needs, its name in the dataset, and the key frame decoding starts at."""
+
+    video: Path
+    file: str
+    start: tuple[int, int] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnitTask:
-    """All a worker needs: the dataset folder, the unit's name and camera, its video and where decoding starts."""
+    """All a worker needs: the dataset folder, the unit's name and camera, and its videos, as `crops.recording` counts them."""
 
     folder: Path
     unit: str
     camera: str
-    video: Path
-    start: tuple[int, int] | None
+    sources: tuple[UnitSource, ...]
     num_crops: int
     max_height: int
     plan_digest: str
 
 
-def cut_unit(task: UnitTask) -> Iterator[int]:
-    """Makes one unit; yields after each decoded frame how many crops it gave.
+@dataclass(frozen=True, kw_only=True)
+class UnitResult:
+    """What went wrong: `problem` for the whole unit, `failed` tracklets by key; is_disk_full: no unit can be written any more."""
+
+    problem: str | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+    is_disk_full: bool = False
+
+
+def cut_unit(task: UnitTask, failed: dict[str, str]) -> Iterator[int]:
+    """Makes one unit; yields after each decoded frame how many crops it gave, and notes in `failed` the tracklets that are lost.
 
     Raises:
-        UserError: the video is damaged or ends too early.
+        UserError: no tracklet is left.
     """
     crops = pq.read_table(task.folder / PLAN_DIR / f"{task.unit}.parquet")
-    frame = crops["frame"].to_numpy()
     boxes = np.stack([crops[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1)
+    jpegs = [b""] * crops.num_rows
+    for position, source in enumerate(task.sources):
+        rows = np.flatnonzero(crops["recording"].to_numpy() == position)
+        try:
+            yield from _cut_source(
+                source, rows, crops["frame"].to_numpy()[rows], boxes, jpegs, max_height=task.max_height
+            )
+        except UserError as error:
+            lost = {crops["key"][row].as_py() for row in rows.tolist() if not jpegs[row]}
+            failed |= dict.fromkeys(sorted(lost), str(error))
+    if failed:
+        keep = pc.invert(pc.is_in(crops["key"], pa.array(list(failed)))).to_numpy(zero_copy_only=False)
+        if not keep.any():
+            raise UserError(next(iter(failed.values())))
+        crops, boxes, jpegs = crops.filter(pa.array(keep)), boxes[keep], [jpegs[row] for row in np.flatnonzero(keep)]
+    write_unit(
+        task.folder, task.unit, _tracklets(task, crops, boxes, jpegs), plan_digest=task.plan_digest, failed=failed
+    )
+
+
+def _cut_source(
+    source: UnitSource, rows: np.ndarray, frame: np.ndarray, boxes: np.ndarray, jpegs: list[bytes], *, max_height: int
+) -> Iterator[int]:
+    """Fills `jpegs` at `rows` (n,), whose frames of one video are `frame` (n,)."""
     order = np.argsort(frame, kind="stable")
     wanted, begin = np.unique(frame[order], return_index=True)
-    jpegs = [b""] * len(frame)
-    for rows, (_, picture) in zip(
-        np.split(order, begin[1:]), iter_frames(task.video, wanted=wanted, start=task.start), strict=True
-    ):
-        for row in rows.tolist():
-            jpegs[row] = encode_crop(picture, boxes[row], max_height=task.max_height)
-        yield len(rows)
-    write_unit(task.folder, task.unit, _tracklets(task, crops, boxes, jpegs), plan_digest=task.plan_digest)
+    frames = iter_frames(source.video, wanted=wanted, start=source.start)
+    for members, (_, picture) in zip(np.split(rows[order], begin[1:]), frames, strict=True):
+        for row in members.tolist():
+            jpegs[row] = encode_crop(picture, boxes[row], max_height=max_height)
+        yield len(members)
 
 
-def make_unit(task: UnitTask) -> str | None:
+def make_unit(task: UnitTask) -> UnitResult:
     """Makes one unit and returns what went wrong, for a worker that must not die of a damaged video."""
+    failed: dict[str, str] = {}
     try:
-        for _ in cut_unit(task):
+        for _ in cut_unit(task, failed):
             pass
-    except UserError as error:
-        return str(error)
-    return None
+    except (UserError, OSError, MemoryError) as error:
+        return failure(error)
+    return UnitResult(failed=failed)
+
+
+def failure(error: Exception) -> UnitResult:
+    """The result of a unit that ended with an error."""
+    is_disk_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return UnitResult(problem=str(error) or type(error).__name__, is_disk_full=is_disk_full)
 
 
 def _tracklets(task: UnitTask, crops: pa.Table, boxes: np.ndarray, jpegs: list[bytes]) -> Iterator[ShardTracklet]:
     keys = crops["key"].to_numpy(zero_copy_only=False)
-    columns = {name: crops[name].to_pylist() for name in ("splits", "label", "person_id", "track", "frame", "time_s")}
+    names = ("splits", "label", "person_id", "track", "frame", "time_s", "recording")
+    columns = {name: crops[name].to_pylist() for name in names}
     start = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     for first, stop in zip(start.tolist(), [*start[1:].tolist(), len(keys)]):
         frames, times_s = columns["frame"][first:stop], columns["time_s"][first:stop]
@@ -84,6 +134,6 @@ def _tracklets(task: UnitTask, crops: pa.Table, boxes: np.ndarray, jpegs: list[b
                 "frames": frames,
                 "times_s": times_s,
                 "boxes": boxes[first:stop].tolist(),
-                "source": task.video.name,
+                "source": task.sources[columns["recording"][first]].file,
             },
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ class VideoInfo:
     width: int
     height: int
     duration_s: float
+    created_s: float | None = None
+    """When recording began, in seconds since 1970, if the file says so."""
 
 
 def find_videos(folder: str | Path) -> dict[str, Path]:
@@ -84,9 +87,26 @@ def probe(path: str | Path) -> VideoInfo:
         if not num_frames:
             raise UserError(f"{path}: its video stream has no frames; copy or record the file again")
         size = (stream.codec_context.width, stream.codec_context.height)
+        created_s = _created(container.metadata) or _created(stream.metadata)
     return VideoInfo(
-        path=str(path), fps=fps, num_frames=num_frames, width=size[0], height=size[1], duration_s=num_frames / fps
+        path=str(path),
+        fps=fps,
+        num_frames=num_frames,
+        width=size[0],
+        height=size[1],
+        duration_s=num_frames / fps,
+        created_s=created_s,
     )
+
+
+def _created(metadata: dict[str, str]) -> float | None:
+    """The creation time in a file's tags; a recorder without a clock writes the beginning of 1904 or 1970."""
+    try:
+        created = datetime.fromisoformat(metadata.get("creation_time", ""))
+    except ValueError:
+        return None
+    created_s = (created if created.tzinfo else created.replace(tzinfo=UTC)).timestamp()
+    return created_s if created_s > 0 else None
 
 
 def _count(path: str | Path, container: Any, stream: Any) -> tuple[int, float]:

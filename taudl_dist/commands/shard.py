@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from taudl_dist.commands import parse
 from taudl_dist.errors import UsageError
+
+if TYPE_CHECKING:
+    from data_tools.corpus import Inputs, Policy
+    from data_tools.sources import ShardSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +20,14 @@ class ShardArgs:
     """Samples tracklets (SSTT), cuts their crops out of the videos, and writes them as WebDataset shards.
 
     Interrupted, it goes on when it is run again with the same flags. The result does not depend on --workers.
+    A camera of many files with gaps is a folder: videos/<camera>/*.mp4; see also --starts and --start-pattern.
     Example: taudl shard --videos videos --tracks tracks --out dataset --interval-s auto --min-distance 50
     """
 
     videos: str
-    """Folder with one video per camera; the file's name is the camera's name."""
+    """Folder with one video per camera, whose name is the camera's name, or a folder of videos per camera."""
     tracks: str
-    """Tracks of the same cameras: a folder with one file per camera, or one file with a camera column."""
+    """Tracks: a folder with a file per camera, or per video at the same place as the video, or one file with a camera column."""
     out: str
     """Dataset folder to write."""
     interval_s: str = "auto"
@@ -44,8 +50,28 @@ class ShardArgs:
     """Boxes lower than this (or narrower than a quarter of it), inside the frame, are dropped and counted."""
     max_height: int = 256
     """Higher crops are made smaller; 0 keeps them as they are."""
+    min_length_s: float = 0.0
+    """Training tracklets that last shorter are dropped and counted."""
+    edge_margin: int | None = None
+    """Boxes that come nearer than so many pixels to the frame's edge (the person may be cut off) are dropped and counted."""
+    max_overlap: float = 1.0
+    """Boxes of which another track's box covers a larger share are dropped and counted; 1 keeps all."""
     crops_per_shard: int = 20_000
     """Crops in one shard, about; a shard is the unit of work."""
+    window_s: float = 3600.0
+    """Cameras of many files: a shard holds tracklets of one such window of the clock."""
+    starts: str = ""
+    """Cameras of many files: CSV with the columns camera, file, start (ISO 8601 or seconds since 1970)."""
+    start_pattern: str = ""
+    """Cameras of many files: how file names tell camera and start, as in `{camera}/%Y-%m-%d/%H%M%S_*`."""
+    max_failed_share: float = 0.0
+    """Share of the videos, and of the tracklets, that may fail; they are listed in failures.json."""
+    retry_failed: bool = False
+    """Try again what failed, also when the dataset was finished without it."""
+    extend: bool = False
+    """Add the videos that are new in the folder; what is there stays as it is, and so does P."""
+    dry_run: bool = False
+    """Print the plan and an estimate, and write nothing."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -55,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
     args = parse(ShardArgs, argv, command="shard")
     if args.workers < 1:
         raise UsageError(f"--workers {args.workers}: expected at least 1")
-    from data_tools.corpus import shard_corpus
+    from data_tools.corpus import Inputs, Policy, shard_corpus
     from data_tools.sources import ShardSettings
 
     settings = ShardSettings(
@@ -65,18 +91,26 @@ def main(argv: Sequence[str]) -> None:
         min_frames=args.min_frames,
         min_height=args.min_height,
         max_height=args.max_height,
+        min_length_s=args.min_length_s,
+        edge_margin=args.edge_margin,
+        max_overlap=args.max_overlap,
         crops_per_shard=args.crops_per_shard,
+        window_s=args.window_s,
     )
-    info = shard_corpus(
-        args.videos,
-        args.tracks,
-        args.out,
-        settings=settings,
-        workers=args.workers,
+    inputs = Inputs(
+        videos=args.videos,
+        tracks=args.tracks,
         format=args.format,
         frame_base=args.frame_base,
         truth=args.truth,
+        starts=args.starts,
+        start_pattern=args.start_pattern,
     )
+    policy = Policy(max_failed_share=args.max_failed_share, retry_failed=args.retry_failed, extend=args.extend)
+    if args.dry_run:
+        _print_estimate(args, inputs, settings=settings, policy=policy)
+        return
+    info = shard_corpus(**vars(inputs), out=args.out, settings=settings, workers=args.workers, policy=policy)
     if args.json:
         print(json.dumps({name: info[name] for name in ("digest", "cameras", "splits", "settings")}))
         return
@@ -85,6 +119,13 @@ def main(argv: Sequence[str]) -> None:
     print(
         f"dataset  {args.out}  ({len(info['cameras'])} cameras, {len(info['shards'])} shards, digest {info['digest'][:12]})"
     )
+
+
+def _print_estimate(args: ShardArgs, inputs: Inputs, *, settings: ShardSettings, policy: Policy) -> None:
+    from data_tools.estimate import estimate, estimate_table
+
+    found = estimate(inputs, args.out, settings=settings, policy=policy, workers=args.workers)
+    print(json.dumps(found) if args.json else estimate_table(found))
 
 
 def _interval(text: str) -> float | str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +75,50 @@ def make_corpus(tmp_path) -> Callable[..., Corpus]:
         return corpus
 
     return make
+
+
+EIGHT = 1769846400.0
+"""2026-01-31 08:00 UTC."""
+GAP_S = 600.0
+
+
+@pytest.fixture
+def make_recordings(tmp_path) -> Callable[..., Corpus]:
+    """Cameras of many files: file f of a camera begins f * GAP_S after eight and shows `people` people, one after the other."""
+    from data_tools.video import write_video
+
+    def make(
+        name: str = "recordings",
+        *,
+        cameras: int = 2,
+        files: range = range(3),
+        people: int = 2,
+        per_camera: bool = False,
+    ) -> Corpus:
+        """`per_camera`: one file of tracks for all files of a camera; else one per file. Ids begin anew in each file."""
+        root = tmp_path / name
+        corpus = Corpus(
+            root / "videos", root / "tracks", root / "truth", [f"cam{c + 1}" for c in range(cameras)], people
+        )
+        for camera in corpus.cameras:
+            (corpus.videos / camera).mkdir(parents=True, exist_ok=True)
+            (corpus.tracks / camera).mkdir(parents=True, exist_ok=True)
+            through = []
+            for position, number in enumerate(files):
+                begin = datetime.fromtimestamp(EIGHT + number * GAP_S, UTC).strftime("%Y%m%d_%H%M%S")
+                walk = [number * people + frame // WALK for frame in range(people * WALK)]
+                write_video(corpus.videos / camera / f"{begin}.mp4", (draw(p, f) for f, p in enumerate(walk)), FPS)
+                rows = [(f, p % people + 1, *box_of(p, f)) for f, p in enumerate(walk)]
+                through += [(f + position * len(walk), *rest) for f, *rest in rows]
+                if not per_camera:
+                    (corpus.tracks / camera / f"{begin}.txt").write_text(as_mot(rows))
+            if per_camera:
+                (corpus.tracks / f"{camera}.txt").write_text(as_mot(through))
+        return corpus
+
+    return make
+
+
+def as_mot(rows: list[tuple]) -> str:
+    """Rows of frame, track, x, y, width, height, all from 0."""
+    return "".join(f"{f + 1},{t},{x + 1},{y + 1},{w},{h},0.9,-1,-1,-1\n" for f, t, x, y, w, h in rows)

@@ -125,10 +125,10 @@ def rewrite_plan_dir(corpus, out: Path) -> None:
     """The folder `plan` of an unfinished run; a finished one has removed it."""
     from data_tools import corpus as module
 
-    sources = module.find_sources(corpus.videos, corpus.tracks)
-    plan = module.make_plan(sources, SETTINGS, module.describe_request(sources, SETTINGS))
-    assert plan.content == json.loads((out / "plan.json").read_text())
-    module._write_plan(out, plan)
+    inputs = module.Inputs(videos=corpus.videos, tracks=corpus.tracks)
+    plan, made, _ = module.plan_corpus(inputs, out / "none", settings=SETTINGS, policy=module.Policy())
+    assert plan == json.loads((out / "plan.json").read_text())
+    module._write_plan(out, made, is_first=True)
 
 
 @pytest.mark.slow
