@@ -28,6 +28,7 @@ COMMANDS = {
     "train": "train a re-identification model on a dataset",
     "evaluate": "CMC, mAP and mINP of a model on a dataset's query and gallery",
     "embed": "tracklet features of a dataset as Parquet",
+    "search": "the tracklets most like a given one, or like an image",
     "export": "a model as one ONNX or torch.export file, its numbers checked",
 }
 """Name of each command (a module of taudl_dist.commands) and what it is for."""
