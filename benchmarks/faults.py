@@ -1,7 +1,7 @@
 """What each fault costs a run on Ray, and what it does to the weights: `python -m benchmarks.faults --out faults.json`.
 
 Every fault strikes a run of its own: a small network on a tiny dataset, two workers, each step slowed down so that there is time to
-interfere. Seconds lost: until the run was further than when it was struck. Weights are compared with a run of one process that nothing
+interfere. Seconds lost: the longest standstill. Weights are compared with a run of one process that nothing
 happened to, as the largest difference of a tensor over that tensor's norm, and bit by bit with an undisturbed run of two workers where
 the fault keeps their number. In fp32 the two undisturbed runs stand beside it: Adam magnifies the rounding between them as much.
 """
@@ -43,102 +43,98 @@ class Place:
         return FaultyRun(self.folder / "run", words, **{"step_s": 0.3, **options})
 
 
-def worker_killed(place: Place) -> tuple[FaultyRun, float]:
+def worker_killed(place: Place) -> FaultyRun:
     """SIGKILL of a worker"""
     run = place.run()
     run.until_step(STRIKE)
     workers_below(run.process.pid)[-1].kill()
-    return _ended(run, time.time())
+    return run.end()
 
 
-def worker_killed_while_saving(place: Place) -> tuple[FaultyRun, float]:
+def worker_killed_while_saving(place: Place) -> FaultyRun:
     """SIGKILL of all workers between the files of a checkpoint and its COMPLETE.json"""
     run = place.run(commit_s=1.0)
     run.until_step(STRIKE)
     run.until(run.half_a_checkpoint, "half a checkpoint")
     for worker in workers_below(run.process.pid):
         worker.kill()
-    return _ended(run, time.time())
+    return run.end()
 
 
-def worker_terminated(place: Place) -> tuple[FaultyRun, float]:
+def worker_terminated(place: Place) -> FaultyRun:
     """SIGTERM to a worker"""
     run = place.run()
     run.until_step(STRIKE)
     workers_below(run.process.pid)[-1].send_signal(signal.SIGTERM)
-    return _ended(run, time.time())
+    return run.end()
 
 
-def driver_killed(place: Place) -> tuple[FaultyRun, float]:
+def driver_killed(place: Place) -> FaultyRun:
     """SIGKILL of the driver of a private cluster, --resume"""
     return _resumed(place.run(), None)
 
 
-def driver_killed_on_a_cluster(place: Place) -> tuple[FaultyRun, float]:
+def driver_killed_on_a_cluster(place: Place) -> FaultyRun:
     """SIGKILL of a driver on a cluster that lives on, --resume"""
     with machines(2) as (cluster, _):
         return _resumed(place.run(address=cluster.address), cluster.address)
 
 
-def machine_killed(place: Place) -> tuple[FaultyRun, float]:
+def machine_killed(place: Place) -> FaultyRun:
     """A machine goes, 1:2 workers"""
     with machines(2) as (cluster, (second,)):
         run = place.run("1:2", address=cluster.address)
         run.until_step(STRIKE)
-        since = time.time()
         cluster.kill(second)
-        return _ended(run, since)
+        return run.end()
 
 
-def machine_silent(place: Place) -> tuple[FaultyRun, float]:
+def machine_silent(place: Place) -> FaultyRun:
     """A machine falls silent (frozen, no connection closed), 1:2 workers"""
     with machines(2) as (cluster, (second,)):
         run = place.run("1:2", address=cluster.address)
         run.until_step(STRIKE)
-        since = time.time()
         frozen = cluster.freeze(second)
         try:
-            return _ended(run, since)
+            return run.end()
         finally:
             for process in frozen:
                 process.kill()
 
 
-def machine_replaced(place: Place) -> tuple[FaultyRun, float]:
+def machine_replaced(place: Place) -> FaultyRun:
     """A machine goes and another comes 5 s later, 2 workers"""
     with machines(2) as (cluster, (second,)):
         run = place.run(address=cluster.address)
         run.until_step(STRIKE)
-        since = time.time()
         cluster.kill(second)
         time.sleep(5)
         cluster.add()
-        return _ended(run, since)
+        return run.end()
 
 
-def machine_added(place: Place) -> tuple[FaultyRun, float]:
-    """A machine comes, 1:2 workers (seconds: of the restart alone)"""
+def machine_added(place: Place) -> FaultyRun:
+    """A machine comes, 1:2 workers"""
     with machines(1) as (cluster, _):
         run = place.run("1:2", address=cluster.address, step_s=1.0)
         run.until_step(STRIKE)
         cluster.add()
         run.until(lambda: "the cluster has room" in run.log(), "look for room")
-        return _ended(run, time.time())
+        return run.end()
 
 
-def machine_announced(place: Place) -> tuple[FaultyRun, float]:
-    """Notice of 40 s, then the machine goes, 1:2 workers (seconds: from the machine's end on)"""
+def machine_announced(place: Place) -> FaultyRun:
+    """Notice of 40 s, then a machine goes, 1:2 workers"""
     with machines(2) as (cluster, (second,)):
         run = place.run("1:2", address=cluster.address, step_s=1.0)
         run.until_step(STRIKE)
         cluster.announce_end(second, in_s=40)
         time.sleep(40)
-        since = time.time()
         cluster.kill(second)
-        return _ended(run, since)
+        return run.end()
 
 
-FAULTS: list[tuple[Callable[[Place], tuple[FaultyRun, float]], bool]] = [
+FAULTS: list[tuple[Callable[[Place], FaultyRun], bool]] = [
     (worker_killed, True),
     (worker_killed_while_saving, True),
     (worker_terminated, True),
@@ -153,17 +149,15 @@ FAULTS: list[tuple[Callable[[Place], tuple[FaultyRun, float]], bool]] = [
 """Each fault, and whether it keeps the number of workers."""
 
 
-def measure(
-    fault: Callable[[Place], tuple[FaultyRun, float]], keeps: bool, folder: Path, words: list[Any]
-) -> dict[str, Any]:
+def measure(fault: Callable[[Place], FaultyRun], keeps: bool, folder: Path, words: list[Any]) -> dict[str, Any]:
     """Strikes a run and compares what came out of it."""
-    run, since = fault(Place(folder / fault.__name__, words))
+    run = fault(Place(folder / fault.__name__, words))
     assert [row["step"] for row in rows(run.run)] == list(range(STEPS)), "a step is missing or stands twice"
     found = state(run.run)
     same = state(folder / "two")
     return {
         "fault": fault.__doc__,
-        "lost_s": round(run.lost_s(since), 1),
+        "lost_s": round(run.lost_s(), 1),
         "replayed": sum(run.replayed()),
         "workers": [attempt["world_size"] for attempt in run.attempts()],
         "difference": difference(found, state(folder / "one")),
@@ -229,21 +223,15 @@ def main() -> None:
     print(table(results))
 
 
-def _ended(run: FaultyRun, since: float) -> tuple[FaultyRun, float]:
-    run.end()
-    return run, since
-
-
-def _resumed(run: FaultyRun, address: str | None) -> tuple[FaultyRun, float]:
+def _resumed(run: FaultyRun, address: str | None) -> FaultyRun:
     """Kills the driver, starts it again, and puts what was seen of both together."""
     run.until_step(STRIKE)
-    since = time.time()
     run.process.kill()
     run.process.wait()
     again = FaultyRun(run.run, ["--resume"], step_s=0.3, address=address)
     again.end()
     again.history = run.history + again.history
-    return again, since
+    return again
 
 
 if __name__ == "__main__":

@@ -105,11 +105,11 @@ class FaultyRun:
         folders = (self.run / "checkpoints").glob("step-*")
         return next((path for path in folders if any(path.iterdir()) and not (path / "COMPLETE.json").exists()), None)
 
-    def end(self, *, timeout_s: float = 300) -> str:
-        """Waits for success; what stood on stderr."""
+    def end(self, *, timeout_s: float = 300) -> FaultyRun:
+        """This run, once it has ended well."""
         _, err = self.process.communicate(timeout=timeout_s)
         assert self.process.returncode == 0, err
-        return err
+        return self
 
     def is_asked(self) -> bool:
         """Whether Ray's controller waits for the workers to save."""
@@ -120,13 +120,14 @@ class FaultyRun:
         counts = [count for _, count in self.history]
         return [before - after for before, after in itertools.pairwise(counts) if after < before]
 
-    def lost_s(self, since_s: float) -> float:
-        """Seconds from a moment until the run was further than it had been then."""
-        furthest = max((count for when, count in self.history if when <= since_s), default=0)
-        furthest = max(furthest, max((count for when, count in self.history if when <= since_s + 0.5), default=0))
-        return next(
-            (when - since_s for when, count in self.history if when > since_s and count > furthest), float("nan")
-        )
+    def lost_s(self) -> float:
+        """Longest time in seconds in which the run did not get further than it had been."""
+        furthest, advances = 0, []
+        for when, count in self.history:
+            if count > furthest:
+                furthest = count
+                advances.append(when)
+        return max((after - before for before, after in itertools.pairwise(advances)), default=0.0)
 
     def _watch(self) -> None:
         while self.process.poll() is None:
