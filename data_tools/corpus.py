@@ -6,65 +6,25 @@ other inputs or settings are refused.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from data_tools.atomic import TEMPORARY, remove_leftovers, whole_file, write_json
+from data_tools.atomic import remove_leftovers
+from data_tools.corpus_plan import PLAN_FILE, Inputs, Policy, plan_corpus, write_plan
 from data_tools.failures import Failures
 from data_tools.finalize import finalize
-from data_tools.forgotten import from_json, read_drops
-from data_tools.plan import FORMAT, VERSION, Plan, log_plan, make_plan
+from data_tools.forgotten import read_drops
+from data_tools.plan import log_plan
 from data_tools.ray_tasks import run_on_ray
-from data_tools.recording_tracks import some
 from data_tools.shard_writer import FRAGMENTS_DIR, read_ok
-from data_tools.sources import ShardSettings, Sources, describe_recording, describe_settings, find_sources
+from data_tools.sources import ShardSettings, Sources
 from data_tools.units import PLAN_DIR, UnitResult, UnitSource, UnitTask, cut_unit, failure, make_unit
-from taudl_dist.config import flatten
 from taudl_dist.dataset.dataset import read_info
 from taudl_dist.dataset.schema import DATASET_FILE, SHARDS_DIR
-from taudl_dist.errors import UsageError, UserError
+from taudl_dist.errors import UserError
 from taudl_dist.progress import log, progress
-
-PLAN_FILE = "plan.json"
-DROP_FILE = "drop.json"
-"""There while a drop is in progress."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """Where a corpus comes from, as `find_sources` takes it."""
-
-    videos: str | Path
-    tracks: str | Path
-    format: str = "auto"
-    frame_base: int | None = None
-    truth: str = "auto"
-    starts: str = ""
-    start_pattern: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """What to do about failures and new videos.
-
-    max_failed_share: of the videos, and of the planned tracklets, that may be missing in a finished dataset.
-    retry_failed: try what failed again, in a finished dataset too. extend: take videos in that the plan does not know.
-    """
-
-    max_failed_share: float = 0.0
-    retry_failed: bool = False
-    extend: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_failed_share < 1:
-            raise UsageError(f"--max-failed-share {self.max_failed_share}: expected a share from 0 to below 1")
 
 
 def shard_corpus(
@@ -92,9 +52,9 @@ def shard_corpus(
     )
     if made:
         log_plan(plan)
-        _write_plan(out, made, is_first=not (out / PLAN_FILE).exists())
+        write_plan(out, made, is_first=not (out / PLAN_FILE).exists())
     todo = units_to_do(out, plan, policy)
-    if is_finished(out, plan) and not todo:
+    if is_finished(out, plan) and not todo and not made:
         left = _failures_left(out, plan)
         log(f"{out}: this dataset is finished already; nothing to do{left}")
         _remove_plan_tables(out, plan)
@@ -117,123 +77,6 @@ def shard_corpus(
     failures.check(policy.max_failed_share)
     _finalize(out, plan, failures)
     return read_info(out)
-
-
-def plan_corpus(
-    inputs: Inputs, out: Path, *, settings: ShardSettings, policy: Policy
-) -> tuple[dict[str, Any], Plan | None, Sources]:
-    """The plan that holds from now on, what is new in it (None: nothing), and the inputs; nothing is written.
-
-    Raises:
-        UserError: as `shard_corpus`.
-    """
-    _refuse_foreign(out)
-    request = describe_settings(settings)
-    before = _read_plan(out)
-    if before:
-        _refuse_other(out, "", before["request"], request)
-    known = before["recordings"] if before else {}
-    sources = find_sources(**vars(inputs), known=known)
-    identities = {one.name: describe_recording(one, sources) for one in sources.recordings}
-    for name in known.keys() & identities.keys():
-        _refuse_other(out, f"{name}.", {key: known[name].get(key) for key in identities[name]}, identities[name])
-    new = [one for one in sources.recordings if one.name not in known]
-    if before:
-        new = _wanted(out, new, sources, before, policy)
-        if not new:
-            return before, None, sources
-    made = make_plan(
-        sources, new, settings, request, identities=identities, before=before,
-        drops=[from_json(drop["forget"]) for drop in read_drops(out)],
-    )  # fmt: skip
-    failed = {name: problem for name, problem in made.content["failed"].items() if name not in known}
-    made.content["failed"] = failed
-    _check_failed(failed, len(made.content["recordings"]) + len(failed), policy)
-    return made.content, made, sources
-
-
-def _wanted(out: Path, new: list, sources: Sources, before: dict[str, Any], policy: Policy) -> list:
-    """Of the videos the plan does not know those to take in now: new ones if it shall grow, failed ones if they are tried again."""
-    fresh = sorted(
-        {one.name for one in new if one.name not in before["failed"]}
-        | (sources.failed.keys() - before["failed"].keys() - before["recordings"].keys())
-    )
-    if fresh and not policy.extend:
-        raise UserError(
-            f"{out}: was made of {len(before['recordings'])} videos, and there are {len(fresh)} new ones now: {some(fresh)}; run with"
-            " --extend to add them, or choose another --out"
-        )
-    gone = sorted(before["recordings"].keys() - {one.name for one in sources.recordings})
-    if gone:
-        log(
-            f"{out}: {len(gone)} of its videos are not in the folder any more ({some(gone)}); their shards stay (see `taudl drop`)"
-        )
-    tries_again = policy.retry_failed or not (out / DATASET_FILE).exists()
-    return [one for one in new if tries_again or one.name not in before["failed"]]
-
-
-def _check_failed(failed: dict[str, str], total: int, policy: Policy) -> None:
-    if len(failed) > policy.max_failed_share * total:
-        problems = list(dict.fromkeys(failed.values()))
-        if len(problems) == 1:
-            raise UserError(problems[0])
-        listed = "\n".join(f"  {problem}" for problem in problems[:10])
-        raise UserError(
-            f"{len(failed)} of {total} videos cannot be used; mend or remove them, or allow a share with --max-failed-share"
-            f"{' (the first 10)' * (len(problems) > 10)}:\n{listed}"
-        )
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Only a folder of ours may hold something: one with a plan, or one that was interrupted while it was planned."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; expected a folder to write the dataset into")
-    names = {path.name for path in out.iterdir()} if out.exists() else set()
-    if DROP_FILE in names:
-        raise UserError(f"{out}: a drop was interrupted; run `taudl drop {out} --resume` first")
-    foreign = sorted(name for name in names - {PLAN_DIR} if TEMPORARY not in name)
-    if foreign and PLAN_FILE not in names:
-        raise UserError(
-            f"{out}: exists and holds something else ({', '.join(foreign[:3])}); choose another --out, or delete it first"
-        )
-
-
-def _read_plan(out: Path) -> dict[str, Any] | None:
-    file = out / PLAN_FILE
-    if not file.exists():
-        return None
-    try:
-        plan = json.loads(file.read_text())
-        found = (plan["format"], plan["version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: damaged ({error}); delete {out} and run the command again") from None
-    if found != (FORMAT, VERSION):
-        raise UserError(
-            f"{file}: format {found[0]!r} version {found[1]!r}, this taudl goes on with {FORMAT!r} version {VERSION}; a finished"
-            " dataset stays usable, but to go on choose another --out"
-        )
-    return plan
-
-
-def _refuse_other(out: Path, prefix: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    old, new = flatten(before), flatten(json.loads(json.dumps(now)))
-    for name in [*old, *new]:
-        if old.get(name) != new.get(name):
-            raise UserError(
-                f"{out}: was begun with {prefix}{name} = {old.get(name)!r}, now it is {new.get(name)!r}; a dataset is made from one"
-                " set of settings, and its videos and tracks stay: choose another --out, or run with the same ones"
-            )
-
-
-def _write_plan(out: Path, plan: Plan, *, is_first: bool) -> None:
-    """plan.json comes last; what an earlier attempt left of another plan goes first."""
-    if is_first:
-        shutil.rmtree(out / PLAN_DIR, ignore_errors=True)
-    (out / PLAN_DIR).mkdir(parents=True, exist_ok=True)
-    for unit, crops in plan.crops.items():
-        with whole_file(out / PLAN_DIR / f"{unit}.parquet") as temporary:
-            pq.write_table(crops, temporary)
-    write_json(out / PLAN_FILE, plan.content)
 
 
 def units_to_do(out: Path, plan: dict[str, Any], policy: Policy) -> list[dict[str, Any]]:

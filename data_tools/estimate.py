@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_tools.corpus import Inputs, Policy, is_finished, plan_corpus, units_to_do
+from data_tools.corpus import is_finished, units_to_do
+from data_tools.corpus_plan import Inputs, Policy, plan_corpus
 from data_tools.crops import encode_crop
 from data_tools.plan import log_plan
 from data_tools.sources import ShardSettings, Sources

@@ -51,6 +51,7 @@ def make_plan(
     *,
     identities: dict[str, dict[str, Any]],
     before: dict[str, Any] | None = None,
+    failed: dict[str, str] | None = None,
     drops: Sequence[Forget] = (),
 ) -> Plan:
     """Samples the tracklets (SSTT) of recordings and plans their crops and units; recordings that fail are named in the plan.
@@ -60,6 +61,7 @@ def make_plan(
         request: settings and encoder, as `describe_settings` gives them.
         identities: `describe_recording` by the recording's name.
         before: the content of the plan that is extended. Its P stays.
+        failed: videos that cannot be used, by name, and why.
 
     Raises:
         UserError: a camera without any tracklet.
@@ -72,7 +74,7 @@ def make_plan(
     else:
         interval_s = float(settings.interval_s)
     sampled = sample_tracklets(_joined(training), interval_s=interval_s, min_distance=settings.min_distance)
-    failed = dict(sources.failed)
+    failed = dict(failed or {})
     planner = _Planner(
         sources=sources, settings=settings, training=training, sampled=sampled, interval_s=interval_s, drops=drops
     )

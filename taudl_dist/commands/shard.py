@@ -11,7 +11,7 @@ from taudl_dist.commands import parse
 from taudl_dist.errors import UsageError
 
 if TYPE_CHECKING:
-    from data_tools.corpus import Inputs, Policy
+    from data_tools.corpus_plan import Inputs, Policy
     from data_tools.sources import ShardSettings
 
 
@@ -81,7 +81,8 @@ def main(argv: Sequence[str]) -> None:
     args = parse(ShardArgs, argv, command="shard")
     if args.workers < 1:
         raise UsageError(f"--workers {args.workers}: expected at least 1")
-    from data_tools.corpus import Inputs, Policy, shard_corpus
+    from data_tools.corpus import shard_corpus
+    from data_tools.corpus_plan import Inputs, Policy
     from data_tools.sources import ShardSettings
 
     settings = ShardSettings(

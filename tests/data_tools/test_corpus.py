@@ -123,12 +123,12 @@ def test_bytes_do_not_depend_on_place_or_interruption(make_corpus, tmp_path):
 
 def rewrite_plan_dir(corpus, out: Path) -> None:
     """The folder `plan` of an unfinished run; a finished one has removed it."""
-    from data_tools import corpus as module
+    from data_tools import corpus_plan as module
 
     inputs = module.Inputs(videos=corpus.videos, tracks=corpus.tracks)
     plan, made, _ = module.plan_corpus(inputs, out / "none", settings=SETTINGS, policy=module.Policy())
     assert plan == json.loads((out / "plan.json").read_text())
-    module._write_plan(out, made, is_first=True)
+    module.write_plan(out, made, is_first=True)
 
 
 @pytest.mark.slow
@@ -173,7 +173,7 @@ def test_bytes_do_not_depend_on_kills(make_corpus, tmp_path):
 
 def test_killed_while_planning(make_corpus, tmp_path, monkeypatch):
     """Before plan.json stands, the folder holds parts of a plan; the next run replaces them."""
-    import data_tools.corpus
+    import data_tools.corpus_plan
 
     corpus, out = make_corpus(), tmp_path / "out"
 
@@ -181,7 +181,7 @@ def test_killed_while_planning(make_corpus, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(data_tools.corpus, "write_json", killed)
+        patched.setattr(data_tools.corpus_plan, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             shard(corpus, out)
     assert [path.name for path in out.iterdir()] == ["plan"]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.corpus import Policy, shard_corpus
+from data_tools.corpus import shard_corpus
+from data_tools.corpus_plan import Policy
 from data_tools.sources import ShardSettings
 from data_tools.validate import validate_dataset
 from taudl_dist.dataset import TrackletReader, open_dataset, read_manifest

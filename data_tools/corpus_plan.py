@@ -1,0 +1,189 @@
+"""The plan of a corpus as its folder has it: made, gone on with, grown, or refused.
+
+Settings, encoder and the videos that were taken in stay; new videos come in when that is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from data_tools.atomic import TEMPORARY, whole_file, write_json
+from data_tools.forgotten import from_json, read_drops
+from data_tools.plan import FORMAT, VERSION, Plan, make_plan
+from data_tools.recording_tracks import some
+from data_tools.sources import ShardSettings, Sources, describe_recording, describe_settings, find_sources
+from data_tools.units import PLAN_DIR
+from taudl_dist.config import flatten
+from taudl_dist.dataset.schema import DATASET_FILE
+from taudl_dist.errors import UsageError, UserError
+from taudl_dist.progress import log
+
+PLAN_FILE = "plan.json"
+DROP_FILE = "drop.json"
+"""There while a drop is in progress."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Where a corpus comes from, as `find_sources` takes it."""
+
+    videos: str | Path
+    tracks: str | Path
+    format: str = "auto"
+    frame_base: int | None = None
+    truth: str = "auto"
+    starts: str = ""
+    start_pattern: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What to do about failures and new videos.
+
+    max_failed_share: of the videos, and of the planned tracklets, that may be missing in a finished dataset.
+    retry_failed: try what failed again, in a finished dataset too. extend: take videos in that the plan does not know.
+    """
+
+    max_failed_share: float = 0.0
+    retry_failed: bool = False
+    extend: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_failed_share < 1:
+            raise UsageError(f"--max-failed-share {self.max_failed_share}: expected a share from 0 to below 1")
+
+
+def plan_corpus(
+    inputs: Inputs, out: Path, *, settings: ShardSettings, policy: Policy
+) -> tuple[dict[str, Any], Plan | None, Sources]:
+    """The plan that holds from now on, what is new in it (None: nothing), and the inputs; nothing is written.
+
+    Raises:
+        UserError: as `shard_corpus`.
+    """
+    _refuse_foreign(out)
+    request = describe_settings(settings)
+    before = _read_plan(out)
+    if before:
+        _refuse_other(out, "", before["request"], request)
+    known = before["recordings"] if before else {}
+    sources = find_sources(**vars(inputs), known=known)
+    identities = {one.name: describe_recording(one, sources) for one in sources.recordings}
+    for name in known.keys() & identities.keys():
+        _refuse_other(out, f"{name}.", {key: known[name].get(key) for key in identities[name]}, identities[name])
+    new = [one for one in sources.recordings if one.name not in known]
+    failed = {name: problem for name, problem in sources.failed.items() if name not in known}
+    if before:
+        _refuse_growth(out, {one.name for one in new} | failed.keys(), before, policy)
+        _log_gone(out, known.keys() - identities.keys())
+        if not _tries_again(out, policy):
+            new = [one for one in new if one.name not in before["failed"]]
+            failed = {**before["failed"], **failed}
+    if not before or new:
+        made = make_plan(
+            sources, new, settings, request, identities=identities, before=before, failed=failed,
+            drops=[from_json(drop["forget"]) for drop in read_drops(out)],
+        )  # fmt: skip
+    elif failed != before["failed"]:
+        made = Plan(content={**before, "failed": failed}, crops={})
+    else:
+        made = None
+    plan = made.content if made else before
+    assert plan is not None
+    if made or not (out / DATASET_FILE).exists():
+        _check_failed(plan, policy)
+    return plan, made, sources
+
+
+def _refuse_growth(out: Path, names: set[str], before: dict[str, Any], policy: Policy) -> None:
+    fresh = sorted(names - before["failed"].keys())
+    if fresh and not policy.extend:
+        raise UserError(
+            f"{out}: was made of {len(before['recordings'])} videos, and there are {len(fresh)} new ones now: {some(fresh)}; run with"
+            " --extend to add them, or choose another --out"
+        )
+
+
+def _log_gone(out: Path, names: set[str]) -> None:
+    if names:
+        log(
+            f"{out}: {len(names)} of its videos are not in the folder any more ({some(sorted(names))}); their shards stay (see"
+            " `taudl drop`)"
+        )
+
+
+def _tries_again(out: Path, policy: Policy) -> bool:
+    """An unfinished dataset tries everything again that failed."""
+    return policy.retry_failed or not (out / DATASET_FILE).exists()
+
+
+def _check_failed(plan: dict[str, Any], policy: Policy) -> None:
+    failed = plan["failed"]
+    total = len(plan["recordings"]) + len(failed)
+    if len(failed) > policy.max_failed_share * total:
+        problems = list(dict.fromkeys(failed.values()))
+        if len(problems) == 1:
+            raise UserError(problems[0])
+        listed = "\n".join(f"  {problem}" for problem in problems[:10])
+        raise UserError(
+            f"{len(failed)} of {total} videos cannot be used; mend or remove them, or allow a share with --max-failed-share"
+            f"{' (the first 10)' * (len(problems) > 10)}:\n{listed}"
+        )
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Only a folder of ours may hold something: one with a plan, or one that was interrupted while it was planned."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; expected a folder to write the dataset into")
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    if DROP_FILE in names:
+        raise UserError(f"{out}: a drop was interrupted; run `taudl drop {out} --resume` first")
+    foreign = sorted(name for name in names - {PLAN_DIR} if TEMPORARY not in name)
+    if foreign and PLAN_FILE not in names:
+        raise UserError(
+            f"{out}: exists and holds something else ({', '.join(foreign[:3])}); choose another --out, or delete it first"
+        )
+
+
+def _read_plan(out: Path) -> dict[str, Any] | None:
+    file = out / PLAN_FILE
+    if not file.exists():
+        return None
+    try:
+        plan = json.loads(file.read_text())
+        found = (plan["format"], plan["version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: damaged ({error}); delete {out} and run the command again") from None
+    if found != (FORMAT, VERSION):
+        raise UserError(
+            f"{file}: format {found[0]!r} version {found[1]!r}, this taudl goes on with {FORMAT!r} version {VERSION}; a finished"
+            " dataset stays usable, but to go on choose another --out"
+        )
+    return plan
+
+
+def _refuse_other(out: Path, prefix: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    old, new = flatten(before), flatten(json.loads(json.dumps(now)))
+    for name in [*old, *new]:
+        if old.get(name) != new.get(name):
+            raise UserError(
+                f"{out}: was begun with {prefix}{name} = {old.get(name)!r}, now it is {new.get(name)!r}; a dataset is made from one"
+                " set of settings, and its videos and tracks stay: choose another --out, or run with the same ones"
+            )
+
+
+def write_plan(out: Path, plan: Plan, *, is_first: bool) -> None:
+    """plan.json comes last; what an earlier attempt left of another plan goes first."""
+    if is_first:
+        shutil.rmtree(out / PLAN_DIR, ignore_errors=True)
+    (out / PLAN_DIR).mkdir(parents=True, exist_ok=True)
+    for unit, crops in plan.crops.items():
+        with whole_file(out / PLAN_DIR / f"{unit}.parquet") as temporary:
+            pq.write_table(crops, temporary)
+    write_json(out / PLAN_FILE, plan.content)
