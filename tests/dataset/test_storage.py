@@ -241,9 +241,9 @@ def test_a_stream_that_is_left_ends_its_threads(uploaded):
     _, uri, extents = uploaded
     stream = TrackletReader(open_dataset(uri)).stream(extents)
     next(stream)
-    assert any(thread.name.startswith("taudl-") for thread in threading.enumerate())
+    assert any(thread.name == "taudl-fetch" for thread in threading.enumerate())
     stream.close()
-    assert not any(thread.name.startswith("taudl-") for thread in threading.enumerate())
+    assert not any(thread.name == "taudl-fetch" for thread in threading.enumerate())
 
 
 URIS = [
