@@ -33,11 +33,13 @@ class Forget:
     def __post_init__(self) -> None:
         has_range = self.from_s != -math.inf or self.to_s != math.inf
         if not (self.cameras or has_range or self.keys):
-            raise UsageError("found nothing to drop; expected --camera, --from-s, --to-s or --tracklet")
+            raise UsageError("found nothing to drop; expected --camera, --from-time, --to-time or --tracklet")
         if self.keys and (self.cameras or has_range):
             raise UsageError("found --tracklet beside --camera or a time range; drop them one after the other")
         if math.isnan(self.from_s) or math.isnan(self.to_s) or self.from_s > self.to_s:
-            raise UsageError(f"--from-s {self.from_s:g} --to-s {self.to_s:g}: expected a range of seconds")
+            raise UsageError(
+                f"--from-time {self.from_s:g} --to-time {self.to_s:g}: expected a beginning and a later end"
+            )
 
     def matches(self, rows: pa.Table) -> np.ndarray:
         """Which of the rows (columns camera, key, start_s, end_s) are to be forgotten, (n,) bool."""

@@ -175,7 +175,7 @@ def _from_table(folder: Path, table: Path) -> list[VideoFile]:
             raise UserError(f"{where}: camera {row['camera']!r}, file {row['file']!r}: expected a file below {folder}")
         if path in found:
             raise UserError(f"{where}: {row['file']} stands in it twice; keep one line")
-        start_s = _parse_start(row["start"] or "", where)
+        start_s = parse_time(row["start"] or "", where)
         found[path] = VideoFile(camera=row["camera"], name=_name(folder, path), path=path, start_s=start_s)
     forgotten = [path for path in _required(folder) if path not in found]
     if forgotten:
@@ -183,7 +183,8 @@ def _from_table(folder: Path, table: Path) -> list[VideoFile]:
     return list(found.values())
 
 
-def _parse_start(text: str, where: str) -> float:
+def parse_time(text: str, where: str) -> float:
+    """Seconds since 1970 of a time in ISO 8601 (UTC unless it says otherwise), or of a number of seconds as it stands."""
     try:
         start_s = float(text)
     except ValueError:
@@ -193,7 +194,7 @@ def _parse_start(text: str, where: str) -> float:
             start_s = math.nan
     if not math.isfinite(start_s):
         raise UserError(
-            f"{where}: start {text!r}; expected a time like 2026-01-31T08:00:00+01:00, or seconds since 1970"
+            f"{where}: time {text!r}; expected a time like 2026-01-31T08:00:00+01:00, or seconds since 1970"
         )
     return start_s
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,22 @@ def write_unit(
     Args:
         failed: planned tracklets (keys) that are missing, and why.
     """
+    commit_unit(folder, unit, lambda path: _write_tar(path, tracklets), plan_digest=plan_digest, failed=failed)
+
+
+def commit_unit(
+    folder: Path,
+    unit: str,
+    write: Callable[[Path], tuple[list[dict[str, Any]], str]],
+    *,
+    plan_digest: str,
+    failed: Mapping[str, str] | None = None,
+) -> None:
+    """Puts a unit's files in place, the commit record last. `write` makes the tar at a path: its manifest rows and DALI's index."""
     tar = folder / SHARDS_DIR / f"{unit}.tar"
     fragment = folder / FRAGMENTS_DIR / f"{unit}.parquet"
     with whole_file(tar) as temporary:
-        rows, index = _write_tar(temporary, tracklets)
+        rows, index = write(temporary)
         with temporary.open("rb") as written:
             shard = {
                 "name": tar.name,
@@ -136,7 +148,12 @@ def _write_tar(path: Path, tracklets: Iterable[ShardTracklet]) -> tuple[list[dic
             sizes = {extension: len(content) for extension, content in members.items()}
             samples.append(index_line(tracklet.key, sizes, offset))
             rows += [_row(tracklet, split, offset, length) for split in tracklet.splits]
-    return rows, f"v1.2 {len(samples)}\n" + "".join(f"{line}\n" for line in samples)
+    return rows, index_text(samples)
+
+
+def index_text(lines: list[str]) -> str:
+    """DALI's index of a tar from the lines of its tracklets."""
+    return f"v1.2 {len(lines)}\n" + "".join(f"{line}\n" for line in lines)
 
 
 def _members(tracklet: ShardTracklet) -> dict[str, bytes]:

@@ -108,7 +108,16 @@ def _check_strays(dataset: Dataset, report: Report) -> None:
     known |= {f"{name.removesuffix('.tar')}.ok.json" for name in dataset.shards}
     found = {path.name for path in (dataset.path / SHARDS_DIR).glob("*")}
     for name in sorted(found - known):
+        if name.endswith(".ok.json") and _is_empty_unit(dataset.path / SHARDS_DIR / name):
+            continue  # all of it was dropped
         report.add(f"{SHARDS_DIR}/{name}: belongs to no shard of this dataset; delete it")
+
+
+def _is_empty_unit(path: Path) -> bool:
+    try:
+        return json.loads(path.read_text())["shard"] is None
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _check_files(dataset: Dataset, number: int, report: Report) -> None:

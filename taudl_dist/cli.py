@@ -23,6 +23,7 @@ COMMANDS = {
     "import": "a re-id benchmark -> a dataset of tracklets",
     "validate": "re-read and verify every file of a dataset",
     "info": "what a dataset holds",
+    "drop": "remove cameras, times or tracklets from a dataset for good",
     "preview": "contact sheets of a dataset's tracklets, as HTML",
     "plan": "what a training run will touch: batches, bytes, memory",
     "train": "train a re-identification model on a dataset",

@@ -159,6 +159,8 @@ def _is_count(value: Any) -> bool:
 def _missing(path: Path) -> str:
     if not path.exists():
         return f"{path}: no such dataset folder; `taudl shard` or `taudl import` makes one"
+    if (path / "drop.json").exists():
+        return f"{path}: a drop was interrupted, so this is no dataset; run `taudl drop {path} --resume` to go on"
     if (path / "plan.json").exists():
         return f"{path}: this dataset is not finished (no {DATASET_FILE}); run its `taudl shard` command again to go on"
     return f"{path}: no {DATASET_FILE} in it; expected a folder made by `taudl shard` or `taudl import`"

@@ -77,8 +77,8 @@ def test_a_table_tells_camera_and_start(tmp_path):
 TABLES = [
     (["hall,none.mp4,0"], "line 2: .*expected a file below"),
     (["hall,../starts.csv,0"], "line 2: .*expected a file below"),
-    (["hall,a.mp4,yesterday"], "start 'yesterday'; expected a time like"),
-    (["hall,a.mp4,nan"], "start 'nan'"),
+    (["hall,a.mp4,yesterday"], "time 'yesterday'; expected a time like"),
+    (["hall,a.mp4,nan"], "time 'nan'"),
     (["hall,a.mp4,0", "hall,a.mp4,9"], "line 3: a.mp4 stands in it twice"),
     (["hall,a.mp4,0"], "b.mp4: has no line in --starts"),
 ]
