@@ -89,9 +89,10 @@ class GroupBatchNorm(nn.modules.batchnorm._BatchNorm):
                 f"batch norm found {values} value{'s' * (values != 1)} per channel in the whole batch; it needs two:"
                 " raise batch.images"
             )
-        mean, variance, count = _global_moments(x.detach())
-        self._remember(mean, variance * count / (count - 1), 1)
-        return _GlobalNorm.apply(x, self.weight, self.bias, mean, variance, count, self.eps)
+        normalise = _normalise_eagerly if _has_ranks() else _normalise_globally
+        result, mean, variance = normalise(x, self.weight, self.bias, self.eps)
+        self._remember(mean, variance, 1)
+        return result
 
     def _remember(self, means: torch.Tensor, variances: torch.Tensor, groups: int) -> None:
         sums = torch.cat([means, variances, means.new_full((1,), groups)])
@@ -191,6 +192,19 @@ def _global_moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
     # a second sum, of squares about the mean: E[x^2] - E[x]^2 would cancel
     squares = _sum_over_ranks(own_count * (variance + (mean - global_mean).square()))
     return global_mean, squares / count, count
+
+
+def _normalise_globally(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Batch norm over the batches of all ranks; the result, and mean and unbiased variance (C,)."""
+    mean, variance, count = _global_moments(x.detach())
+    result = _GlobalNorm.apply(x, weight, bias, mean, variance, count, eps)
+    return result, mean, variance * count / (count - 1)
+
+
+_normalise_eagerly = torch.compiler.disable(_normalise_globally)
+"""For several ranks: torch 2.15 compiles the collective in the backward without a complaint, and the gradient is wrong by 2 %."""
 
 
 class _GlobalNorm(torch.autograd.Function):

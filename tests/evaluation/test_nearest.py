@@ -62,7 +62,9 @@ def test_as_by_sorting(metric, other_cameras, grid, count, size, top):  # noqa: 
         rounded = [(round(hit.distance, 12), hit.key, hit.camera) for hit in hits]
         expected = by_sorting(query, whole, top=top, metric=metric, other_cameras=other_cameras)
         assert [hit[0] for hit in rounded] == pytest.approx([hit[0] for hit in expected])
-        if not (grid and metric == "cosine"):  # there the last digit of equal distances depends on the order of summation
+        if not (
+            grid and metric == "cosine"
+        ):  # there the last digit of equal distances depends on the order of summation
             assert rounded == expected
 
 
