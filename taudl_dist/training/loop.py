@@ -42,6 +42,8 @@ class Outcome:
     """The signal that ended it before the last step, or 0."""
     model: dict[str, Any] | None = None
     """Path, sha256 and origin of the final weights, when all steps are done."""
+    reading: dict[str, float] = dataclasses.field(default_factory=dict)
+    """What rank 0 fetched and used, where the dataset lies in an object store."""
 
 
 class Loop:
@@ -58,6 +60,8 @@ class Loop:
         self.config, self.run, self.world = config, run, world
         self.stop_signal, self.report = stop_signal, report if world.rank == 0 else lambda _: None
         self.threads = world.use_threads()
+        if world.device.type == "cuda":
+            torch.cuda.set_device(world.device)  # collectives of objects go through the current GPU
         self.dataset = open_dataset(config.data, config.storage)
         self.plan = BatchPlan(self.dataset, config)
         self.identity = {"dataset_digest": self.dataset.digest, "plan_version": PLAN_VERSION, "seed": config.seed}
@@ -126,7 +130,10 @@ class Loop:
             loader.close()
             if metrics:
                 metrics.close()
-        outcome = Outcome(step=step, signal=stopped, model=self._finish(step) if step >= config.steps else None)
+        model, reading = self._finish(step) if step >= config.steps else None, loader.stats()
+        if reading:
+            self.report("reading: " + ", ".join(f"{name} {value:.6g}" for name, value in reading.items()))
+        outcome = Outcome(step=step, signal=stopped, model=model, reading=reading)
         if world.rank == 0:
             self.run.update(outcome=dataclasses.asdict(outcome))
         return outcome
