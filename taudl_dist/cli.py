@@ -31,6 +31,7 @@ COMMANDS = {
     "embed": "tracklet features of a dataset as Parquet",
     "search": "the tracklets most like a given one, or like an image",
     "export": "a model as one ONNX or torch.export file, its numbers checked",
+    "compare": "training runs side by side: settings, data, numbers, curves",
 }
 """Name of each command (a module of taudl_dist.commands) and what it is for."""
 

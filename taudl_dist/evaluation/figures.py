@@ -31,6 +31,11 @@ QUERY_GAP = 28
 _COLOURS = ("#1f5fbf", "#c8781e", "#6b8f3c", "#8a4fa3", "#b0343c", "#3c8f8f")
 
 
+_DASHES = ("-", "--", ":", "-.")
+_MOST_POINTS, _MOST_NAMES = 1000, 24
+"""Points of a line and names in a legend, where runs are compared."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankList:
     """A query and what the ranking found for it, the same-camera images of the same person left out."""
@@ -65,6 +70,49 @@ def loss_curves(metrics: Mapping[str, np.ndarray]) -> bytes:
     axes.set(xlabel="step", ylabel="loss")
     axes.legend(frameon=False)
     return _png(figure)
+
+
+def curves_of_runs(
+    panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], *, colours: Mapping[str, int]
+) -> bytes:
+    """A panel for each number and a line for each run in it, all in one picture.
+
+    Args:
+        panels: title -> name of a run -> steps and values; drawn as running means over a twentieth of the values.
+        colours: name of a run -> number of its colour; runs of one colour differ in their dashes.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.4 * columns, 3.3 * rows + 0.6), dpi=110, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    lines: dict[str, Any] = {}
+    dashes = {name: _order(name, colours) for name in colours}
+    for axes, (title, runs) in zip(grid, panels.items()):
+        for name, (steps, values) in runs.items():
+            shown = evenly_many(len(steps), _MOST_POINTS)
+            (line,) = axes.plot(
+                steps[shown],
+                _running_mean(values)[shown],
+                color=_COLOURS[colours[name] % len(_COLOURS)],
+                linestyle=_DASHES[dashes[name] % len(_DASHES)],
+                marker="o" if len(steps) == 1 else None,
+            )
+            lines.setdefault(name, line)
+        axes.set(title=title, xlabel="step")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    legend = list(lines)[:_MOST_NAMES]
+    figure.legend([lines[name] for name in legend], legend, loc="outside lower center", ncols=4, frameon=False)
+    return _png(figure)
+
+
+def evenly_many(count: int, most: int) -> np.ndarray:
+    """Positions of at most `most` of `count` values, evenly spread, first and last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def distance_histogram(same: np.ndarray, different: np.ndarray, *, label: str = "distance") -> bytes:
@@ -153,6 +201,11 @@ def _png(figure: Figure) -> bytes:
 
 def _colours(count: int) -> list[str]:
     return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
+
+
+def _order(name: str, colours: Mapping[str, int]) -> int:
+    """How many runs of the same colour stand before this one."""
+    return [other for other in colours if colours[other] == colours[name]].index(name)
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
