@@ -23,6 +23,7 @@ _STYLE = """
 .hits { display: flex; flex-wrap: wrap; gap: 18px 22px; margin-bottom: 1.5em }
 figure { margin: 0; width: min-content }
 figure div { display: flex; gap: 3px; padding: 3px; border: 2px solid #ddd }
+figure img { max-width: none }
 .query figure div { border-color: #1e5ac8 }
 figcaption { font-size: 12px; color: #555; white-space: pre-line; overflow-wrap: anywhere }
 figcaption b { color: #222 }

@@ -77,6 +77,13 @@ CURVES = {
     ),
     "distances": lambda: figures.distance_histogram(np.array([0.1, 0.2]), np.array([0.5, 0.9, 0.9])),
     "only one person": lambda: figures.distance_histogram(np.array([0.1, 0.3]), np.array([])),
+    "runs": lambda: figures.curves_of_runs(
+        {
+            "loss": {"a": (np.arange(3000.0), np.arange(3000.0)), "b": (np.arange(2.0), np.ones(2))},
+            "rank1": {"b": (np.array([9.0]), np.array([0.5]))},
+        },
+        colours={"a": 0, "b": 0},
+    ),
     "one distance": lambda: figures.distance_histogram(np.array([0.5]), np.array([0.5])),
 }
 
