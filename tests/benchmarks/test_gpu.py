@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,17 @@ ROOT = Path(__file__).parents[2]
 NOT_NEEDED = "ray mlflow webdataset safetensors tyro yaml nvidia.dali av onnxruntime trackers matplotlib sklearn psutil"
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny work on several threads waits for them, on a busy machine six times longer than it computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_every_part_runs(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "gpu.json"
@@ -47,7 +59,10 @@ from benchmarks import gpu, gpu_speed
 gpu_speed.VARIANTS = gpu_speed.VARIANTS[:1]
 sys.exit(gpu.main(["--device", "cpu", "--small", "--parts", "compute", "heads", "--out", {str(tmp_path / "gpu.json")!r}]))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     skipped = {entry["name"]: entry["reason"] for entry in json.loads((tmp_path / "gpu.json").read_text())["skipped"]}
     assert "DALI is not installed" in skipped[DATA]
