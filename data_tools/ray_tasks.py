@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
+from taudl_dist.errors import UserError
 from taudl_dist.ray_cluster import ray_session
 
 Task = TypeVar("Task")
@@ -41,4 +42,8 @@ def run_on_ray(
                 ray.exceptions.OutOfMemoryError,
             ) as error:
                 result = error
+            except ray.exceptions.LocalRayletDiedError:
+                raise UserError(
+                    "Ray's own process on this machine died; what is done is kept, run the same command again"
+                ) from None
             yield task, result
