@@ -62,6 +62,7 @@ class Loop:
         self.threads = world.use_threads()
         if world.device.type == "cuda":
             torch.cuda.set_device(world.device)  # collectives of objects go through the current GPU
+            torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, which torch does not hold to in convolutions
         self.dataset = open_dataset(config.data, config.storage)
         self.plan = BatchPlan(self.dataset, config)
         self.identity = {"dataset_digest": self.dataset.digest, "plan_version": PLAN_VERSION, "seed": config.seed}
