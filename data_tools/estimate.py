@@ -47,7 +47,7 @@ def estimate(
         "units_to_do": len(todo),
         "frames_to_decode": frames,
         "bytes_to_write": round(crops * measured["bytes_per_crop"]) if measured else None,
-        "seconds": round(frames / measured["frames_per_s"] / workers, 1) if measured else None,
+        "seconds": round(frames / measured["frames_per_s"] / workers, 3) if measured else None,
         "workers": workers,
         "plan": plan["digest"],
     }
