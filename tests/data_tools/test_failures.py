@@ -231,3 +231,23 @@ def test_a_worker_returns_errors_of_the_system(monkeypatch):
 def test_the_budget_is_checked(share):
     with pytest.raises(UsageError, match="max-failed-share"):
         Policy(max_failed_share=share)
+
+
+def test_a_unit_that_always_kills_its_worker_stands_alone(make_recordings, tmp_path, monkeypatch):
+    import data_tools.corpus
+
+    corpus, out = make_recordings(), tmp_path / "out"
+
+    def on_ray(call, tasks, *, workers):
+        """What `run_on_ray` gives when one worker dies each time it is tried."""
+        assert workers == 2
+        for task in tasks:
+            yield task, RuntimeError("SIGSEGV") if task.unit.startswith("cam2-20260131T0810") else call(task)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(data_tools.corpus, "run_on_ray", on_ray)
+        info = shard(corpus, out, LENIENT, workers=2)
+        assert info["failures"]["units"] == 1 and "its worker died each time" in failures(out)[0]["problem"]
+        assert validate_dataset(out).problems == []
+        patched.undo()
+    assert shard(corpus, out, RETRY)["digest"] == shard(make_recordings("whole"), tmp_path / "undisturbed")["digest"]
