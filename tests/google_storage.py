@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        pass
+        """Keeps the log of requests out of the output of the tests."""
 
 
 if __name__ == "__main__":

@@ -161,6 +161,6 @@ class ObjectStore:
                     self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
-                pass
+                """Keeps the log of requests out of the output of the tests."""
 
         return Handler

@@ -132,19 +132,21 @@ class Faults(ControllerCallback, WorkerGroupCallback):
     def _leave(self, notice: Any) -> None:
         """A machine will be taken away: save now, and end in time if there is time to go on until then."""
         now = time.time()
+        is_news = self._leave_at_s is None
+        taken_at_s = notice.deadline_ms / 1000 if notice.deadline_ms else now
         if self._leave_at_s is None:
-            taken_at_s = notice.deadline_ms / 1000 if notice.deadline_ms else now
             self._leave_at_s = taken_at_s - LEAVE_S
+        if now >= self._leave_at_s:
+            self._leave_at_s = float("inf")
+            self._ask(signal.SIGTERM)
+        elif is_news:
+            self._ask(signal.SIGUSR1)
+        if is_news:  # said once it is asked: who reads the line may count on it
             machines = ", ".join(sorted({self._places.get(rank, "?") for rank in notice.preempted_ranks}))
             when = f"in {taken_at_s - now:.0f} s" if notice.deadline_ms else "soon"
             self._say(
                 f"{machines} will be taken away {when}, with workers {notice.preempted_ranks}: saving, then going on without"
             )
-            if self._leave_at_s > now:
-                self._ask(signal.SIGUSR1)
-        if now >= self._leave_at_s:
-            self._leave_at_s = float("inf")
-            self._ask(signal.SIGTERM)
 
     def _ask(self, number: signal.Signals) -> None:
         write_text(self._run.request, f"{self._run.attempt()} {int(number)}")

@@ -60,7 +60,9 @@ def test_fragments_are_what_sstt_is_for():
     assert (found["temporal"].tracklets, found["temporal"].duplication) == (5, 0.0)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="TUD-Campus is not here")
+@pytest.mark.skipif(
+    not REAL.is_dir(), reason="MOT15's TUD-Campus may not be shipped with the project; made-up tracks are judged above"
+)
 def test_on_tud_campus():
     tracks, truth = (read_tracks(REAL / name, camera="c", fps=25.0) for name in ("tracker_result.txt", "gt.txt"))
     found = judge_sampling(tracks, truth, interval_s=1.0, min_distance=120.0)

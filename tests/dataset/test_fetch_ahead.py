@@ -117,11 +117,13 @@ def test_a_plan_that_fails_is_raised_in_the_step(tmp_path):
     store = Store(StorageConfig(cache_dir=str(tmp_path), ahead_steps=1), random.Random(0))
     store.fetch = _lengths(store.fetch)
     ahead = FetchAhead(store, extents_of, range(9))
+    reached = []
     with pytest.raises(UserError, match="the index ends here"):
         for step in range(3):
             with ahead.step(step):
-                pass
+                reached.append(step)
     ahead.close()
+    assert 2 not in reached  # it may end earlier: the plan is asked ahead of the steps
 
 
 def test_no_steps(walk):

@@ -62,8 +62,7 @@ def test_whatever_happens_the_model_is_the_same(dataset: Path, tmp_path: Path) -
         assert run.attempts()[4]["world_size"] == 1
 
         run.until_step(run.attempts()[4]["from_step"] + 2)
-        # the worker's and the machine's; growing and a notice cost no step, unless the machine is too busy to save in time
-        assert 2 <= len(run.replayed()) <= 4
+        assert len(run.replayed()) == 2  # the worker's and the machine's; neither growing nor a notice costs a step
         run.process.kill()
         again = FaultyRun(run.run, ["--resume"], address=cluster.address)
         again.end()

@@ -148,12 +148,8 @@ def test_a_run_without_a_checkpoint_keeps_its_identity_or_takes_a_new_one(tmp_pa
 
 
 def test_a_second_driver_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
-    with (
-        locked(tmp_path / "r"),
-        pytest.raises(UserError, match=rf"process {os.getpid()} on .*since 20"),
-        locked(tmp_path / "r"),
-    ):
-        pass
+    with locked(tmp_path / "r"), pytest.raises(UserError, match=rf"process {os.getpid()} on .*since 20"):
+        locked(tmp_path / "r").__enter__()
     with locked(tmp_path / "r"):
         _open(_config(tmp_path / "r"))  # the lock's own file does not count as a folder in use
 
@@ -170,12 +166,12 @@ def test_a_dead_holder_does_not_block(tmp_path: Path) -> None:
     holder = context.Process(target=_hold, args=(tmp_path, there))
     holder.start()
     assert here.recv() == "held"
-    with pytest.raises(UserError, match=f"process {holder.pid}"), locked(tmp_path):
-        pass
+    with pytest.raises(UserError, match=f"process {holder.pid}"):
+        locked(tmp_path).__enter__()
     holder.kill()
     holder.join()
     with locked(tmp_path):
-        pass
+        assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} ")
 
 
 def test_a_file_system_without_locks_costs_a_line(

@@ -179,7 +179,10 @@ def test_an_incomplete_copy_is_refused(copy, tmp_path):
         import_benchmark(copy, tmp_path / "out")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the tables of MARS are not part of the project")
+@pytest.mark.skipif(
+    not REAL.is_dir(),
+    reason="the authors' tables may not be shipped with the project; tables of the same form, made here, are tested above",
+)
 class TestRealTables:
     @pytest.mark.parametrize("duplication", [0.0, 0.1, 0.2, 0.3, 0.5])
     def test_draws(self, duplication):
