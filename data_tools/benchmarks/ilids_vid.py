@@ -10,12 +10,10 @@ import re
 from pathlib import Path
 
 from data_tools.benchmarks import sequences
-from data_tools.benchmarks.counts import ILIDS_VID, Counts, check_counts
+from data_tools.benchmarks.counts import ILIDS_VID, Counts
 from data_tools.benchmarks.folders import inside
-from data_tools.benchmarks.images import encoder
 from data_tools.benchmarks.matlab import read_integers
 from data_tools.benchmarks.sequences import NUM_SPLITS, Sequences, Split, check_split_number, read_sequences
-from data_tools.shards import write_dataset
 from taudl_dist.errors import UserError
 
 CAMERAS = ("cam1", "cam2")
@@ -56,22 +54,10 @@ def import_benchmark(
         )
     places = (root / SPLITS_DIR / SPLITS_FILE, root / SPLITS_FILE)
     chosen = sequences.find_split(places, _read_split, sorted(cameras["cam1"]), split, seed=seed)
-    counts = sequences.count(cameras, chosen)
-    mismatches = check_counts("iLIDS-VID", counts, ILIDS_VID, allow_mismatch=allow_mismatch)
-    write_dataset(
-        out,
-        sequences.tracklets(cameras, chosen, identities=identities),
-        settings=sequences.settings("ilids-vid", split, chosen.origin, identities),
-        source={
-            "name": "iLIDS-VID",
-            "counts": counts,
-            "mismatches": mismatches,
-            "train": chosen.train,
-            "test": chosen.test,
-        },
-        encoder=encoder(),
-    )
-    return counts
+    return sequences.write_split(
+        out, cameras, chosen, number=split, benchmark="ilids-vid", name="iLIDS-VID", title="iLIDS-VID", published=ILIDS_VID,
+        identities=identities, allow_mismatch=allow_mismatch,
+    )  # fmt: skip
 
 
 def _sequences(folder: Path, camera: str) -> Sequences:

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.benchmarks import sequences
-from data_tools.benchmarks.counts import PRID2011, PRID2011_LEFT_OUT, Counts, check_counts
+from data_tools.benchmarks.counts import PRID2011, PRID2011_LEFT_OUT, Counts
 from data_tools.benchmarks.folders import inside
-from data_tools.benchmarks.images import encoder
 from data_tools.benchmarks.sequences import Sequences, Split, check_split_number, read_sequences
-from data_tools.shards import write_dataset
 from taudl_dist.errors import UserError
 
 CAMERAS = ("cam_a", "cam_b")
@@ -57,22 +55,10 @@ def import_benchmark(
     cameras = {camera: {person: found[person] for person in people} for camera, found in cameras.items()}
     places = (root / SPLITS_FILE, root.parent / SPLITS_FILE)
     chosen = sequences.find_split(places, _read_split, people, split, seed=seed)
-    counts = sequences.count(cameras, chosen)
-    mismatches = check_counts("PRID2011", counts, PRID2011, allow_mismatch=allow_mismatch)
-    write_dataset(
-        out,
-        sequences.tracklets(cameras, chosen, identities=identities),
-        settings=sequences.settings("prid2011", split, chosen.origin, identities),
-        source={
-            "name": "PRID 2011",
-            "counts": counts,
-            "mismatches": mismatches,
-            "train": chosen.train,
-            "test": chosen.test,
-        },
-        encoder=encoder(),
-    )
-    return counts
+    return sequences.write_split(
+        out, cameras, chosen, number=split, benchmark="prid2011", name="PRID2011", title="PRID 2011", published=PRID2011,
+        identities=identities, allow_mismatch=allow_mismatch,
+    )  # fmt: skip
 
 
 def _sequences(folder: Path) -> Sequences:

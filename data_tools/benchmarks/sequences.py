@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.benchmarks.counts import Counts
+from data_tools.benchmarks.counts import Counts, check_counts
 from data_tools.benchmarks.draws import first_identities, shuffled
 from data_tools.benchmarks.folders import image_files, parsed
-from data_tools.benchmarks.images import Frames
-from data_tools.shards import ImportTracklet
+from data_tools.benchmarks.images import Frames, encoder
+from data_tools.shards import ImportTracklet, write_dataset
 from taudl_dist.errors import UsageError, UserError
 
 NUM_SPLITS = 10
@@ -106,6 +106,43 @@ def drawn_split(people: Sequence[int], split: int, *, seed: int) -> Split:
     order = shuffled(people, seed=seed, purpose=f"split {split}")
     half = len(order) // 2
     return Split(train=sorted(order[:half]), test=sorted(order[half:]), origin=f"drawn with seed {seed}")
+
+
+def write_split(
+    out: str | Path,
+    cameras: Mapping[str, Sequences],
+    split: Split,
+    *,
+    number: int,
+    benchmark: str,
+    name: str,
+    title: str,
+    published: Counts,
+    identities: int,
+    allow_mismatch: bool,
+) -> Counts:
+    """Checks the counts of a copy, writes the dataset of one split, and returns the counts.
+
+    Args:
+        number: of the split, 0 to 9.
+        benchmark, name, title: what it is called in the settings, in messages, and in the source of dataset.json.
+        published: what a complete copy counts.
+        identities: keep only the first so many training identities; 0 keeps all.
+        allow_mismatch: take a copy with other counts.
+
+    Raises:
+        UserError: counts differ, or an image is unreadable.
+    """
+    counts = count(cameras, split)
+    mismatches = check_counts(name, counts, published, allow_mismatch=allow_mismatch)
+    write_dataset(
+        out,
+        tracklets(cameras, split, identities=identities),
+        settings=settings(benchmark, number, split.origin, identities),
+        source={"name": title, "counts": counts, "mismatches": mismatches, "train": split.train, "test": split.test},
+        encoder=encoder(),
+    )
+    return counts
 
 
 def count(cameras: Mapping[str, Sequences], split: Split) -> Counts:
