@@ -61,7 +61,7 @@ def start(config: Config, info: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     old = info["mlflow"]
     with _tolerated(f"MLflow at {uri} is out of reach; the run is not in it so far"):
-        client = _client(uri)
+        client = connect(uri)
         if old and old["uri"] == uri:
             client.update_run(old["run_id"], status="RUNNING")
             return dict(old)
@@ -130,7 +130,7 @@ class Follower:
         self._failures += 1
 
     def _send(self) -> None:
-        client, run_id = _client(self._place["uri"]), self._place["run_id"]
+        client, run_id = connect(self._place["uri"]), self._place["run_id"]
         if self._after is None:
             self._after = max((metric.step for metric in client.get_metric_history(run_id, "train/loss")), default=-1)
         with self._metrics.open("rb") as file:
@@ -160,7 +160,7 @@ def finish(
     if metrics.exists():
         Follower(place, metrics).send(now=True)
     with _tolerated(f"MLflow at {place['uri']} is out of reach; run {place['run_id']} stays as it is there"):
-        client = _client(place["uri"])
+        client = connect(place["uri"])
         model_id = place["model_id"] or (_log_model(client, place, model) if model else None)
         client.set_terminated(place["run_id"], status=status)
         return model_id
@@ -196,7 +196,7 @@ def log_evaluation(
     with _tolerated(f"MLflow at {place['uri']} is out of reach; the evaluation is not in it"):
         from mlflow.entities import Metric
 
-        client, stamp = _client(place["uri"]), int(time.time() * 1000)
+        client, stamp = connect(place["uri"]), int(time.time() * 1000)
         numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         about = {"model_id": place["model_id"], "dataset_name": "evaluation", "dataset_digest": dataset_digest[:36]}
         client.log_batch(
@@ -252,7 +252,8 @@ def _artifacts(uri: str, experiment: str) -> str | None:
     return (Path(database).resolve().parent / "mlartifacts" / experiment).as_uri() if database != uri else None
 
 
-def _client(uri: str) -> Any:
+def connect(uri: str) -> Any:
+    """A client of the MLflow at this address, with short time-outs and without MLflow's own messages."""
     quiet = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",

@@ -25,7 +25,7 @@ def _line(step: int, loss: float) -> str:
 
 
 def _history(place: dict[str, Any]) -> list[tuple[int, float]]:
-    client = tracking._client(place["uri"])
+    client = tracking.connect(place["uri"])
     return [(metric.step, metric.value) for metric in client.get_metric_history(place["run_id"], "train/loss")]
 
 
@@ -67,7 +67,7 @@ def test_a_run_from_start_to_evaluation(tmp_path: Path, monkeypatch: pytest.Monk
     metrics = {"rank1": 0.5, "mAP": 0.25, "num_valid_queries": 7, "protocol": "text is left out"}
     assert tracking.log_evaluation(run.path, metrics, dataset_digest="e" * 64, artifacts=[report]) == place["run_id"]
 
-    client = tracking._client(place["uri"])
+    client = tracking.connect(place["uri"])
     found = client.get_run(place["run_id"])
     assert found.info.status == "FINISHED"
     assert found.data.params["optim.lr"] == "0.00035"

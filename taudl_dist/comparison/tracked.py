@@ -91,7 +91,7 @@ def _client(uri: str) -> Any:
         raise UserError(
             f"MLflow at {uri}: no such file; it lies beside the run folders unless tracking.uri says otherwise"
         )
-    return tracking._client(uri)
+    return tracking.connect(uri)
 
 
 def _search(client: Any, experiment: str, filter_string: str) -> list[Any] | None:

@@ -22,7 +22,7 @@ def track(path, **tags):
     config, run = resolve(load_yaml(path / "config.yaml")), RunFolder(path=path)
     place = tracking.start(config, run.info())
     for name, value in tags.items():
-        tracking._client(place["uri"]).set_tag(place["run_id"], name.replace("__", "."), value)
+        tracking.connect(place["uri"]).set_tag(place["run_id"], name.replace("__", "."), value)
     model = {"weights": "w", "sha256": f"weights of {path.name}", "dataset_digest": "d", "step": 40}
     model_id = tracking.finish(place, run.metrics, status="FINISHED", model=model)
     run.update(mlflow={**place, "model_id": model_id})
@@ -35,7 +35,7 @@ def test_a_sweep(write_run, tmp_path, capsys, monkeypatch):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     first = write_run("a", base=2.0)
     alone = track(first)
-    client = tracking._client(uri)
+    client = tracking.connect(uri)
     parent = client.create_run(alone["experiment_id"], run_name="table4").info.run_id
     seeds = [write_run(f"s{seed}", seed=seed, base=2.0 + seed) for seed in (1, 2)]
     for path in seeds:

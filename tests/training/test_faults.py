@@ -76,7 +76,7 @@ def test_whatever_happens_the_model_is_the_same(dataset: Path, tmp_path: Path) -
 def _check_tracking(run: Path) -> None:
     """One MLflow run, finished, that holds each step once."""
     place = RunFolder(path=run).info()["mlflow"]
-    client = tracking._client(place["uri"])
+    client = tracking.connect(place["uri"])
     found = client.search_runs([place["experiment_id"]])
     assert [entry.info.status for entry in found] == ["FINISHED"]
     history = client.get_metric_history(place["run_id"], "train/loss")
