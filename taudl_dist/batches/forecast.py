@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from taudl_dist.batches.plan import BatchPlan, Layout, check_world_size
 from taudl_dist.config import Config, ModelConfig
+from taudl_dist.dataset.coalesce import Extent
+from taudl_dist.dataset.extent_cache import disk_bytes
 
 _SAMPLED_STEPS = 50
 _STATE_TENSORS = 3  # a head's weights and Adam's two moments
@@ -74,10 +76,9 @@ class _Step:
             frames=plan.config.batch.frames,
         )
 
-    @property
-    def rank_bytes(self) -> NDArray[np.int64]:
-        """(W,) bytes that each worker reads."""
-        return np.add.reduceat(self.length, np.cumsum([0, *self.rank_tracklets[:-1]]))
+    def of_rank(self, values: NDArray[Any], rank: int) -> NDArray[Any]:
+        """Those of a worker's tracklets among values (N,)."""
+        return np.split(values, np.cumsum(self.rank_tracklets[:-1]))[rank]
 
 
 def _mean(values: list[Any]) -> float:
@@ -120,13 +121,24 @@ def _cache(plan: BatchPlan, config: Config, sample: list[_Step], workers: int) -
     distinct = float((sizes * np.minimum(plan.epochs(config.steps), 1)).sum())
     return {
         "ahead_steps": config.storage.ahead_steps,
-        "ahead_bytes_per_worker": int(np.sum([step.rank_bytes for step in ahead], axis=0).max()),
+        "ahead_bytes_per_worker": max(_bytes_cached(ahead, rank) for rank in range(workers)),
         "shards_ahead": len(np.unique(np.concatenate([step.shards for step in ahead]))),
         "distinct_tracklets": distinct,
         "distinct_share": distinct / float(sizes.sum()),
-        "distinct_bytes": distinct * float(np.concatenate([step.length for step in sample]).mean()),
+        "distinct_bytes": distinct * float(_on_disk(np.concatenate([step.length for step in sample])).mean()),
         "uses_per_tracklet": config.steps * _mean([len(step.length) for step in sample]) / distinct,
     }
+
+
+def _bytes_cached(steps: list[_Step], rank: int) -> int:
+    """Room on the disk of a worker for all it needs in these steps, each tracklet once."""
+    rows = np.concatenate([step.of_rank(step.layout.rows, rank) for step in steps])
+    lengths = np.concatenate([step.of_rank(step.length, rank) for step in steps])
+    return int(_on_disk(lengths[np.unique(rows, return_index=True)[1]]).sum())
+
+
+def _on_disk(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.array([disk_bytes(Extent(0, 0, length)) for length in lengths.tolist()], np.int64)
 
 
 def _epochs(plan: BatchPlan, config: Config) -> dict[str, Any]:

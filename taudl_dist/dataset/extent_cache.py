@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from taudl_dist.dataset.coalesce import Extent
+from taudl_dist.dataset.metadata import DIGEST
 from taudl_dist.errors import UserError
 
 _BLOCK = 4096
@@ -44,7 +45,7 @@ class ExtentCache:
             self._lock, worker = self._claim()
             self.folder = cache_dir / worker / digest
             for stranger in (cache_dir / worker).glob("*"):  # the limit is the worker's, not the dataset's
-                if stranger.name != digest:
+                if stranger.name != digest and DIGEST.fullmatch(stranger.name):  # nothing of anybody else's
                     shutil.rmtree(stranger)
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

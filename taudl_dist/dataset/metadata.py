@@ -12,12 +12,12 @@ from taudl_dist.dataset.schema import DATASET_FILE
 from taudl_dist.dataset.storage import Storage
 from taudl_dist.errors import UserError
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def metadata_folder(storage: Storage, digest: str) -> Path:
     """Where the copies of a dataset lie."""
-    if not _DIGEST.fullmatch(digest):  # it becomes a folder's name, and comes from a file of someone else
+    if not DIGEST.fullmatch(digest):  # it becomes a folder's name, and comes from a file of someone else
         raise UserError(
             f"{storage.where(DATASET_FILE)}: digest {digest[:80]!r} is not a sha256; the file is damaged or was not written by"
             " taudl: make the dataset again"

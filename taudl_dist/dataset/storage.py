@@ -217,8 +217,8 @@ class Storage:
                 pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**number)
                 time.sleep(pause_s * (1 - self._jitter.random() / 2))
         raise UserError(
-            f"{what}: failed in {attempts} attempts, at last with: {failure}; check the network and the store, then go on with"
-            " --resume, or raise storage.attempts or storage.timeout_s"
+            f"{what}: failed in {attempts} attempts, at last with: {failure}; check the network and the store, then run the"
+            " command again (taudl train goes on with --resume; there storage.attempts and storage.timeout_s can be raised)"
         )
 
 

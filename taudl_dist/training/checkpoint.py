@@ -78,16 +78,21 @@ class Saver:
         self._under_way = _Writing(step=step, path=path, parts=parts)
         self._under_way.thread.start()
 
+    def wait(self) -> None:
+        """Until this rank has written what is under way."""
+        if self._under_way is not None:
+            self._under_way.thread.join()
+
     def complete(self) -> Path:
         """Waits until all ranks have written, makes it a checkpoint, and prunes the oldest; a collective.
 
         Raises:
-            UserError: a weight is not finite.
-            OSError: the state could not be written. In both cases nothing of it is left behind, and older checkpoints stay.
+            UserError: a weight is not finite, or a rank wrote into a folder that rank 0 does not see.
+            OSError: the state could not be written. In all cases nothing of it is left behind, and older checkpoints stay.
         """
         writing, world = self._under_way, self._world
         assert writing is not None
-        writing.thread.join()
+        self.wait()
         self._under_way = None
         outcomes = world.everyone(writing.outcome)
         files: dict[str, dict[str, Any]] = {}
@@ -97,11 +102,22 @@ class Saver:
                     shutil.rmtree(writing.path, ignore_errors=True)
                 raise outcome
             files.update(outcome)
-        if world.rank == 0:
-            head = {"format": FORMAT, "version": VERSION, "step": writing.step, "world_size": world.size}
-            write_json(writing.path / COMPLETE, {**head, **self._identity, "files": files})
-            _prune(self._folder, keep=self._keep, attempt=self._attempt, step=writing.step)
-        return writing.path
+        return world.first(lambda: self._certify(writing, files))
+
+    def _certify(self, writing: _Writing, files: dict[str, dict[str, Any]]) -> Path:
+        """On rank 0: says that the checkpoint is complete."""
+        path = writing.path
+        missing = [name for name in sorted(files) if not (path / name).is_file()]
+        if missing:
+            shutil.rmtree(path, ignore_errors=True)
+            raise UserError(
+                f"checkpoint {path}: a worker wrote {missing[0]}, but the first worker does not see it; --out must be one folder"
+                " on storage that all machines share"
+            )
+        head = {"format": FORMAT, "version": VERSION, "step": writing.step, "world_size": self._world.size}
+        write_json(path / COMPLETE, {**head, **self._identity, "files": files})
+        _prune(self._folder, keep=self._keep, attempt=self._attempt, step=writing.step)
+        return path
 
 
 @dataclass(kw_only=True)
@@ -202,7 +218,7 @@ def _read_complete(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     try:
         complete = json.loads((path / COMPLETE).read_text())
         found = {key: complete[key] for key in ("format", "version", "step")}
-        complete["files"][_BACKBONE]
+        [(entry["bytes"], entry["sha256"]) for entry in (complete["files"][_BACKBONE], *complete["files"].values())]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(
             f"checkpoint {path / COMPLETE}: not readable as written ({error!r}); delete the folder {path}"

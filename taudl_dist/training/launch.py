@@ -23,6 +23,8 @@ from taudl_dist.training.world import launched_size, process_world
 
 def launch(config: Config) -> Path:
     """See `taudl_dist.training.train`."""
+    if config.resume and config.out:
+        check_folder(config)  # the settings of the run to go on with stand there
     for flag, value in (("--data", config.data), ("--out", config.out)):
         if not value:
             raise UsageError(f"{flag} is missing; for instance: taudl train --data DATASET --out RUN")

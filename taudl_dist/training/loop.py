@@ -119,7 +119,7 @@ class Loop:
                     metrics.write(row)
                 if step % config.tracking.every == 0 or step == end:
                     self._log_line(row, step, (now - began) / (step - self.start))
-                    if follower:
+                    if follower and self.run.attempt() == self.attempt:
                         follower.send()
                 if step % config.checkpoint.every == 0 or step == end or asked:
                     self._save(step, metrics)
@@ -173,6 +173,7 @@ class Loop:
         """Waits for the checkpoint under way, if there is one; a collective."""
         if not self.saver.is_under_way:
             return
+        self.saver.wait()  # before it is asked whose turn it is: a later attempt may begin meanwhile
         self.world.first(lambda: self.run.check_newest(self.attempt))
         if metrics:
             metrics.sync()

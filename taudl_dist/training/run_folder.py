@@ -1,7 +1,7 @@
 """The run folder: its files, when a run may write into it, and when it may go on from what is there.
 
 config.yaml      the resolved configuration            run.json       dataset digest, MLflow run, code version, attempts
-metrics.jsonl    a line a step                         train.log      the log lines of rank 0
+metrics.jsonl    a line a step                         train.log      under Ray: what rank 0 logs
 checkpoints/     see checkpoint.py                     model.*        final weights, when all steps are done
 lock             held by the one driver                stop, request  what driver and Ray's controller ask of the workers
 
@@ -79,7 +79,8 @@ class RunFolder:
         path = self.path / "run.json"
         try:
             info = json.loads(path.read_text())
-            found = info["format"], info["version"], info["dataset"]["digest"]
+            found = info["format"], info["version"], info["dataset"]["digest"], info["mlflow"], info["outcome"]
+            [(entry["attempt"], entry["from_step"]) for entry in info["attempts"]]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path}: not readable as written ({error!r}); start a new run with another --out"

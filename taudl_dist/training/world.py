@@ -82,6 +82,11 @@ def process_world() -> Iterator[World]:
     local_rank = int(os.environ.get("LOCAL_RANK", "0")) if size else 0
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"process {local_rank} of this machine found {torch.cuda.device_count()} GPUs; start as many processes with"
+                " torchrun --nproc-per-node, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on CPUs"
+            )
         torch.cuda.set_device(device)
     if size is None:
         yield World(device=device)

@@ -76,6 +76,9 @@ class _Ranks:
                 turn = len(said[self.rank]) - 1
                 return [said[r][turn] for r in range(size) if r in said and turn < len(said[r])]
 
+            def first(self, action):
+                return action() if self.rank == 0 else None
+
         return Fake(rank=rank, size=size)
 
 
@@ -152,6 +155,15 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
     assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
 
 
+def test_a_file_that_rank_0_does_not_see_is_no_checkpoint(tmp_path: Path) -> None:
+    """As where --out lies on a disk of its own on each machine."""
+    ranks = _Ranks(2)
+    with pytest.raises(UserError, match=r"heads-00001\.safetensors.*does not see.*storage that all machines share"):
+        for rank, folder in ((1, tmp_path / "there"), (0, tmp_path / "here")):
+            _save(folder, ranks.world(rank), _backbone(1), _heads(CAMERAS[rank::2], 1), step=1)
+    assert checkpoint.newest(tmp_path / "here") is None
+
+
 def test_partial_checkpoints_do_not_count_and_are_cleared_by_the_next_save(tmp_path: Path) -> None:
     _save_as(1, tmp_path, step=1)
     partial = _save_as(1, tmp_path, step=2)
@@ -194,6 +206,7 @@ DAMAGE = {
     "another seed": (lambda path: _edit(path, seed=5), "seed"),
     "another format": (lambda path: _edit(path, version=9), "version 9"),
     "a file not listed": (lambda path: _edit(path, files={}), "not readable.*backbone.safetensors"),
+    "a file without its size": (lambda path: _edit(path, files={"backbone.safetensors": {}}), "not readable.*bytes"),
     "no JSON": (lambda path: (path / checkpoint.COMPLETE).write_text("{"), "not readable"),
 }
 

@@ -215,3 +215,8 @@ def test_json_summary(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (result["steps"], result["mlflow"], result["run"]) == (12, None, str(tmp_path / "run"))
     assert main(["train", "--data", str(dataset), "--out", str(tmp_path / "run"), *FLAGS]) == 1
     assert "--resume" in capsys.readouterr().err
+
+
+def test_a_resume_of_nothing_names_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--out", str(tmp_path / "nowhere"), "--resume"]) == 1
+    assert "nowhere holds no run to go on with" in capsys.readouterr().err
