@@ -46,6 +46,14 @@ def test_means_that_would_mean_nothing(results, message):
 )
 def test_a_run_of_another_split_is_suspect(tmp_path, capsys, digest, protocol, warns):
     warn_of_another_split(tmp_path, digest, protocol)  # weights that tell nothing of their training
-    (tmp_path / "run.json").write_text(json.dumps({"format": FORMAT, "version": VERSION, "dataset": {"digest": "a"}}))
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dataset": {"digest": "a"},
+        "mlflow": None,
+        "outcome": None,
+        "attempts": [],
+    }
+    (tmp_path / "run.json").write_text(json.dumps(record))
     warn_of_another_split(tmp_path, digest, protocol)
     assert capsys.readouterr().err.count("was trained on the dataset a and is tested on b") == warns

@@ -1,6 +1,7 @@
 """When a run folder may be written to, when its run may go on, and who may still write."""
 
 import dataclasses
+import json
 import errno
 import fcntl
 import multiprocessing
@@ -121,6 +122,17 @@ def test_a_damaged_run_json_is_refused(tmp_path: Path, text: str) -> None:
     run = _open(_config(tmp_path))
     (run.path / "run.json").write_text(text)
     with pytest.raises(UserError, match=r"run\.json: (not readable|found format)"):
+        _open(_config(tmp_path, resume=True))
+
+
+@pytest.mark.parametrize(
+    "damage", [{"mlflow": ...}, {"outcome": ...}, {"attempts": [{"from_step": 0}]}, {"attempts": 3}]
+)
+def test_a_run_json_without_a_part_is_refused(tmp_path: Path, damage: dict[str, object]) -> None:
+    run = _open(_config(tmp_path))
+    record = {**run.info(), **damage}
+    (run.path / "run.json").write_text(json.dumps({key: value for key, value in record.items() if value is not ...}))
+    with pytest.raises(UserError, match=r"run\.json: not readable as written"):
         _open(_config(tmp_path, resume=True))
 
 
