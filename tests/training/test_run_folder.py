@@ -1,9 +1,9 @@
 """When a run folder may be written to, when its run may go on, and who may still write."""
 
 import dataclasses
-import json
 import errno
 import fcntl
+import json
 import multiprocessing
 import os
 import signal
