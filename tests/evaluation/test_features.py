@@ -11,7 +11,7 @@ import torch
 from taudl_dist.batches.pipeline import DecodePipeline
 from taudl_dist.dataset import TrackletReader, read_manifest
 from taudl_dist.errors import UserError
-from taudl_dist.evaluation.features import embed, evenly_spaced, pooled_features
+from taudl_dist.evaluation.features import embed, evenly_spaced, part_sizes, pooled_features
 from taudl_dist.model import load_model
 
 SPACED = [
@@ -48,6 +48,30 @@ def test_pooling_over_frames(dataset, batch_images, frames, pooling):
         jpegs = reader.read(row["shard"], row["offset"], row["length"])
         kept = [jpegs[position] for position in evenly_spaced(len(jpegs), frames)]
         np.testing.assert_allclose(feature, getattr(sizes(kept), pooling)(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch_images", [1, 3, 100])
+@pytest.mark.parametrize("frames", [0, 3])
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_parts_are_pooled_apart(dataset, batch_images, frames, pooling):
+    rows = read_manifest(dataset)
+    options = {"frames": frames, "pooling": pooling, "batch_images": batch_images}
+    found = pooled_features(sizes, dataset, rows, parts=2, **options).reshape(len(rows), 2, 2)
+    reader = TrackletReader(dataset)
+    for halves, row in zip(found, rows.to_pylist()):
+        jpegs = reader.read(row["shard"], row["offset"], row["length"])
+        kept = [jpegs[position] for position in evenly_spaced(len(jpegs), frames)]
+        middle = (len(kept) + 1) // 2
+        for half, images in zip(halves, (kept[:middle], kept[middle:])):
+            expected = getattr(sizes(images), pooling)(0) if images else [np.nan, np.nan]
+            np.testing.assert_allclose(half, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_frames", range(12))
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_sizes_of_parts(num_frames, parts):
+    expected = [sum(frame * parts // num_frames == part for frame in range(num_frames)) for part in range(parts)]
+    assert part_sizes(np.array([num_frames]), frames=0, parts=parts)[0].tolist() == expected
 
 
 def test_embedding_is_the_mean_of_single_images(dataset, run):
