@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,12 @@ from taudl_dist.errors import UserError
 from taudl_dist.training.backbone import TrainedBackbone
 from taudl_dist.training.heads import TrainedHeads
 from taudl_dist.training.run_folder import file_sha256, write_json
+from taudl_dist.training.saved import COMPLETE, NAME, all_complete, newest, step_of  # noqa: F401  # callers know one module
 from taudl_dist.training.world import World
 
 FORMAT = "taudl-checkpoint"
 VERSION = 2
-COMPLETE = "COMPLETE.json"
 _BACKBONE = "backbone.safetensors"
-_NAME = re.compile(r"step-(\d{10,})-([0-9a-f]+)")
 
 Part = tuple[dict[str, torch.Tensor], dict[str, str]]
 """Tensors and metadata of one file."""
@@ -148,21 +147,6 @@ def _copy(part: Part) -> Part:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}, metadata
 
 
-def newest(folder: Path, *, trusts: Callable[[str, int], bool] = lambda attempt, step: True) -> Path | None:  # noqa: ARG005
-    """The complete checkpoint with the most steps, or None.
-
-    Args:
-        trusts: tells by attempt and step whether a checkpoint counts; see `RunFolder.trusts`.
-    """
-    counting = [path for path in _complete(folder) if trusts(_NAME.fullmatch(path.name)[2], step_of(path))]  # type: ignore[index]
-    return max(counting, default=None, key=lambda path: path.name)
-
-
-def step_of(path: Path) -> int:
-    """The number of steps behind a checkpoint, by its name."""
-    return int(_NAME.fullmatch(path.name)[1])  # type: ignore[index]
-
-
 def load(
     path: Path, *, world: World, backbone: TrainedBackbone, heads: TrainedHeads, identity: Mapping[str, Any]
 ) -> int:
@@ -248,17 +232,11 @@ def _damage(path: Path, files: dict[str, dict[str, Any]], names: list[str]) -> s
     return None
 
 
-def _complete(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and (path / COMPLETE).is_file()]
-
-
 def _prune(folder: Path, *, keep: int, attempt: str, step: int) -> None:
     """Removes the oldest checkpoints, and what lost attempts left: unfinished ones, and ones ahead of this attempt."""
-    complete = sorted(_complete(folder), key=lambda path: path.name)
-    others = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and not path.name.endswith(attempt)]
-    lost = [path for path in others if path not in complete or step_of(path) > step]
-    for path in [path for path in complete if path not in lost][:-keep] + lost:
+    kept = sorted(all_complete(folder), key=lambda path: path.name)
+    others = [path for path in folder.iterdir() if NAME.fullmatch(path.name) and not path.name.endswith(attempt)]
+    lost = [path for path in others if path not in kept or step_of(path) > step]
+    for path in [path for path in kept if path not in lost][:-keep] + lost:
         (path / COMPLETE).unlink(missing_ok=True)  # first, so that a killed removal leaves nothing that looks complete
         shutil.rmtree(path, ignore_errors=True)

@@ -105,7 +105,7 @@ def check_finished(config: Config, run: RunFolder, outcome: dict[str, Any]) -> N
 
 
 def _has_checkpoint(config: Config) -> bool:
-    from taudl_dist.training.checkpoint import newest
+    from taudl_dist.training.saved import newest
 
     return newest(Path(config.out) / "checkpoints") is not None
 
@@ -114,6 +114,7 @@ def _track(config: Config, run: RunFolder) -> dict[str, Any] | None:
     place = tracking.start(config, run.info())
     if place:
         run.update(mlflow=place)
+        log(f"mlflow   {tracking.address(place)}")
     return place
 
 

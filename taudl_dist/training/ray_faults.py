@@ -20,8 +20,8 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerCallback, WorkerGroupCallback
 
 from taudl_dist.errors import UserError
-from taudl_dist.training.checkpoint import newest, step_of
 from taudl_dist.training.run_folder import Overtaken, RunFolder, write_text
+from taudl_dist.training.saved import newest, step_of
 
 MAX_LOSSES = 3
 """Times in a row workers may be lost before the next checkpoint; a long run on machines that come and go may lose any number."""
