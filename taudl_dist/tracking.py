@@ -74,7 +74,7 @@ def _create(client: Any, config: Config, info: Mapping[str, Any], *, uri: str) -
 
     name = config.tracking.experiment
     experiment = client.get_experiment_by_name(name)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(name, _artifacts(uri, name))
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(name, artifacts(uri, name))
     digest, code = info["dataset"]["digest"], info["code"]
     tags = {
         "mlflow.source.name": "taudl train",
@@ -246,8 +246,8 @@ def _dataset_input(config: Config, digest: str) -> Any:
     return DatasetInput(dataset=dataset, tags=[InputTag(key="mlflow.data.context", value="training")])
 
 
-def _artifacts(uri: str, experiment: str) -> str | None:
-    """Beside a SQLite file; a server has its own place."""
+def artifacts(uri: str, experiment: str) -> str | None:
+    """Where a new experiment keeps its files: beside a SQLite file; None: a server has its own place."""
     database = uri.removeprefix("sqlite:///")
     return (Path(database).resolve().parent / "mlartifacts" / experiment).as_uri() if database != uri else None
 
