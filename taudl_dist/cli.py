@@ -27,6 +27,7 @@ COMMANDS = {
     "preview": "contact sheets of a dataset's tracklets, as HTML",
     "plan": "what a training run will touch: batches, bytes, memory",
     "train": "train a re-identification model on a dataset",
+    "submit": "run shard, train, evaluate, ... on a Ray cluster and follow it",
     "evaluate": "CMC, mAP and mINP of a model on a dataset's query and gallery",
     "embed": "tracklet features of a dataset as Parquet",
     "search": "the tracklets most like a given one, or like an image",

@@ -10,6 +10,7 @@ import contextlib
 import getpass
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from taudl_dist.errors import UsageError
 from taudl_dist.progress import log
 
 _SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
+_PASSWORD = re.compile(r"//[^/@]*:[^/@]*@|[?&]password=")
 _MAX_METRICS = 1000
 """MLflow takes no more in one batch."""
 _PAUSES_S = (10, 30, 60, 300)
@@ -31,15 +33,20 @@ def tracking_uri(config: Config) -> str | None:
     """Where MLflow keeps this run; None tracks nothing.
 
     Raises:
-        UsageError: a URI MLflow cannot keep runs at.
+        UsageError: a URI MLflow cannot keep runs at, or one with a password in it.
     """
     uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri == "none":
         return None
     if not uri:
         return f"sqlite:///{Path(config.out).resolve().parent / 'mlflow.db'}"
+    source = "tracking.uri" if config.tracking.uri else "MLFLOW_TRACKING_URI"
+    if _PASSWORD.search(uri):
+        raise UsageError(
+            f"{source} holds a password, which would be written into the run; give a server's in MLFLOW_TRACKING_USERNAME and"
+            " MLFLOW_TRACKING_PASSWORD, and let a server (cluster/mlflow.sh) stand before a database"
+        )
     if uri.split(":")[0].split("+")[0] not in _SCHEMES or ":" not in uri:
-        source = "tracking.uri" if config.tracking.uri else "MLFLOW_TRACKING_URI"
         raise UsageError(
             f"{source} {uri!r}: expected `none`, sqlite:///FILE, or the address of an MLflow server (http://HOST:PORT);"
             " MLflow no longer keeps runs in plain folders"
@@ -100,6 +107,17 @@ def _create(client: Any, config: Config, info: Mapping[str, Any], *, uri: str) -
     client.log_inputs(run_id, [_dataset_input(config, digest)])
     client.log_artifact(run_id, str(Path(config.out) / "config.yaml"))
     return {"uri": uri, "experiment": name, "experiment_id": experiment_id, "run_id": run_id, "model_id": None}
+
+
+def address(place: Mapping[str, Any]) -> str:
+    """Where a person finds a run: its page on a server, else file and run id.
+
+    Args:
+        place: what `start` returned.
+    """
+    if str(place["uri"]).startswith(("http:", "https:")):
+        return f"{place['uri'].rstrip('/')}/#/experiments/{place['experiment_id']}/runs/{place['run_id']}"
+    return f"{place['uri']} run {place['run_id']}"
 
 
 class Follower:

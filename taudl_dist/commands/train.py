@@ -173,12 +173,10 @@ def _as_json(result: dict[str, Any]) -> str:
 
 
 def _as_text(result: dict[str, Any]) -> str:
+    from taudl_dist import tracking
+
     lines = [f"run      {result['run']}", f"steps    {result['steps']}"]
     if "loss" in result:
         lines.append(f"loss     {result['loss']:.4f} (pctd {result['pctd']:.4f}, ccta {result['ccta']:.4f})")
-    lines.append(
-        f"mlflow   {result['mlflow']['uri']} run {result['mlflow']['run_id']}"
-        if result["mlflow"]
-        else "mlflow   not tracked"
-    )
+    lines.append(f"mlflow   {tracking.address(result['mlflow']) if result['mlflow'] else 'not tracked'}")
     return "\n".join(lines)

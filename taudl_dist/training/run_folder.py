@@ -135,6 +135,8 @@ class RunFolder:
 def check_folder(config: Config) -> None:
     """Refuses a place for a run without touching it.
 
+    --resume with --data starts a run where there is none yet, so that one command can be given again until it has succeeded.
+
     Raises:
         UserError: the folder is not empty and --resume is not given, or there is no run to go on with.
     """
@@ -147,10 +149,14 @@ def check_folder(config: Config) -> None:
         raise UserError(
             f"--out {config.out}: the folder is not empty (it holds {entries[0]}); {hint}choose another folder"
         )
-    if config.resume and "run.json" not in entries:
-        raise UserError(
-            f"--resume: {config.out} holds no run to go on with (no run.json); check --out, or drop --resume"
-        )
+    if config.resume and "run.json" not in entries and not (config.data and all(map(_of_a_start, entries))):
+        hint = "give --data to start one there, or check --out" if not entries else "check --out, or drop --resume"
+        raise UserError(f"--resume: {config.out} holds no run to go on with (no run.json); {hint}")
+
+
+def _of_a_start(name: str) -> bool:
+    """Whether a run that was killed before it wrote run.json may have left this file."""
+    return name.split(".tmp-", maxsplit=1)[0] in ("config.yaml", "run.json")
 
 
 @contextlib.contextmanager
@@ -194,8 +200,10 @@ def open_run(config: Config, *, dataset_digest: str, workers: tuple[int, int]) -
     check_folder(config)
     run = RunFolder(path=Path(config.out).resolve())
     info = _identity(config, dataset_digest, workers)
-    if config.resume:
+    if (run.path / "run.json").exists():
         info = _continued(run, config, info)
+    elif config.resume:
+        log(f"--resume: {config.out} holds no run yet; starting one")
     run.path.mkdir(parents=True, exist_ok=True)
     run.stop.unlink(missing_ok=True)
     run.request.unlink(missing_ok=True)
@@ -291,7 +299,7 @@ def _now() -> str:
 
 
 def code_version() -> dict[str, Any]:
-    """Version of this package, and the git commit it runs from if it does."""
+    """Version of this package, and the git commit it runs from, which `taudl submit` and the image name where there is no repository."""
     from taudl_dist import __version__
 
     folder = Path(__file__).resolve().parent
@@ -309,11 +317,10 @@ def code_version() -> dict[str, Any]:
         "ls-files", "--error-unmatch", Path(__file__).name
     )  # an installed copy inside someone else's repository is not ours
     sha = git("rev-parse", "HEAD") if tracked else None
-    return {
-        "version": __version__,
-        "git_sha": sha,
-        "git_dirty": bool(git("status", "--porcelain", "-uno")) if sha else None,
-    }
+    dirty = bool(git("status", "--porcelain", "-uno")) if sha else None
+    if not sha and os.environ.get("TAUDL_GIT_SHA"):
+        sha, dirty = os.environ["TAUDL_GIT_SHA"], os.environ.get("TAUDL_GIT_DIRTY") == "1"
+    return {"version": __version__, "git_sha": sha, "git_dirty": dirty}
 
 
 def write_text(path: Path, text: str) -> None:
