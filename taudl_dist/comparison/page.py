@@ -14,6 +14,8 @@ from taudl_dist.evaluation import figures
 from taudl_dist.evaluation.page import facts_table, page, picture, section
 
 SUFFIXES = (".html", ".png")
+WIDE = "\nbody { max-width: 1400px }\n.scroll { overflow-x: auto }\n.results tbody tr:first-child { font-weight: inherit }\n"
+"""What a page of wide tables adds to the common style."""
 
 
 def write_comparison(path: Path, comparison: Comparison) -> None:
@@ -48,18 +50,18 @@ def curves(comparison: Comparison) -> bytes | None:
 
 def _page(comparison: Comparison) -> str:
     drawn = curves(comparison)
-    sections = [section(title, _table(table)) for title, table in tables(comparison).items()]
+    sections = [section(title, html_table(table)) for title, table in tables(comparison).items()]
     if drawn is not None:
         note = "Running means over a twentieth of the steps. One colour: runs that differ in their seed alone."
         sections.insert(1, section("Curves", picture(drawn, "curves"), note))
     places = {run.name: run.place for run in comparison.runs}
     sections.append(section("Where the runs are", facts_table(places)))
     note = "<p>Losses are means over the last twentieth of the steps, rates stand in percent.</p>"
-    wide = "\nbody { max-width: 1400px }\n.scroll { overflow-x: auto }\n.results tbody tr:first-child { font-weight: inherit }\n"
-    return page(f"{len(comparison.runs)} runs compared", [note, *sections], style=wide)
+    return page(f"{len(comparison.runs)} runs compared", [note, *sections], style=WIDE)
 
 
-def _table(table: Table) -> str:
+def html_table(table: Table) -> str:
+    """A table of which only the first row is a heading; scrolls where it is wider than the page."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table[0])
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>\n" for row in table[1:])
     return f'<div class="scroll"><table class="results"><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'

@@ -27,7 +27,7 @@ def tables(comparison: Comparison) -> dict[str, Table]:
 
 def as_text(comparison: Comparison) -> str:
     """All tables, for a terminal."""
-    parts = [f"{title}\n{_aligned(table)}" for title, table in tables(comparison).items()]
+    parts = [f"{title}\n{aligned(table)}" for title, table in tables(comparison).items()]
     note = "losses: mean over the last twentieth of the steps; rates in percent"
     return "\n\n".join([*parts, note if comparison.differences else f"{note}\nno setting differs"])
 
@@ -81,7 +81,7 @@ def _short(name: str, value: str | None) -> str:
     return value if len(value) <= _LONGEST else f"...{value[3 - _LONGEST :]}"
 
 
-def _aligned(table: Sequence[Sequence[str]]) -> str:
+def aligned(table: Sequence[Sequence[str]]) -> str:
     """The first column to the left, the others to the right."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines = []
