@@ -32,6 +32,7 @@ COMMANDS = {
     "embed": "tracklet features of a dataset as Parquet",
     "search": "the tracklets most like a given one, or like an image",
     "export": "a model as one ONNX or torch.export file, its numbers checked",
+    "reproduce": "the paper's Tables 2-6: rows run, beside the published numbers",
     "compare": "training runs side by side: settings, data, numbers, curves",
 }
 """Name of each command (a module of taudl_dist.commands) and what it is for."""

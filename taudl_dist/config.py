@@ -301,6 +301,18 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested mappings, the inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *outer, last = name.split(".")
+        branch = tree
+        for part in outer:
+            branch = branch.setdefault(part, {})
+        branch[last] = value
+    return tree
+
+
 def from_dict(kind: type[T], values: Any, prefix: str = "") -> T:
     """A config dataclass of nested mappings; strict about names and types."""
     if not isinstance(values, dict):

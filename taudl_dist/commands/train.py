@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from taudl_dist.config import Config, flatten, load_yaml, merge, resolve, to_dict
+from taudl_dist.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,35 @@ def parse_args(argv: Sequence[str], kind: type[Args], *, command: str) -> Args:
     return tyro.cli(kind, args=tokens, prog=f"taudl {command}", default=default, description=inspect.getdoc(kind))
 
 
+def split_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Flags, with short names written out, and name=value words, for a command that has flags of its own beside the settings."""
+    import json
+
+    tokens, overrides = _split(argv)
+    return tokens, [f"{name}={json.dumps(value)}" for name, value in flatten(overrides).items()]
+
+
+def given_settings(argv: Sequence[str], *, command: str) -> dict[str, Any]:
+    """The settings that a command line names, flat: in --config FILE, in name=value words and in flags; defaults are not among them.
+
+    Raises:
+        UsageError: as `parse_config`; or --print-config, which has no meaning elsewhere.
+    """
+    args = parse_args(argv, TrainArgs, command=command)
+    if args.print_config:
+        raise UsageError(f"--print-config belongs to `taudl train`, not to `taudl {command}`; leave it out")
+    tokens, overrides = _split(argv)
+    named = {**flatten(load_yaml(args.config) if args.config else {}), **flatten(overrides)}
+    names = named.keys() | {_setting(token) for token in tokens if token.startswith("--")}
+    return {name: value for name, value in flatten(to_dict(as_config(args))).items() if name in names}
+
+
+def _setting(flag: str) -> str:
+    """The setting that a flag names: --batch.images=64 is batch.images, and --loss.no-squared loss.squared."""
+    name = flag.removeprefix("--").partition("=")[0].replace("-", "_")
+    return ".".join(part.removeprefix("no_") for part in name.split("."))
+
+
 def _underneath(tokens: list[str], overrides: dict[str, Any]) -> dict[str, Any]:
     """Settings below the flags: a resumed run's, those of --config, and name=value; and the recipe, which decides defaults."""
     given = {name: _value_of(tokens, name) for name in ("config", "recipe", "out")}
@@ -136,8 +166,7 @@ def _is_switch(flag: str) -> bool:
     """Whether a flag stands alone: --resume, --parallel.two-pass, and their --no-... forms."""
     settings = flatten(to_dict(Config()))
     switches = {name for name, value in settings.items() if isinstance(value, bool)} | {"print_config", "json", "help"}
-    name = flag.removeprefix("--").replace("-", "_")
-    return ".".join(part.removeprefix("no_") for part in name.split(".")) in switches
+    return _setting(flag) in switches
 
 
 def _value_of(tokens: list[str], name: str) -> str | None:
