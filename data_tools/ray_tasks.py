@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 from taudl_dist.errors import UserError
@@ -15,14 +15,15 @@ _RETRIES = 3
 
 
 def run_on_ray(
-    call: Callable[[Task], Result], tasks: Sequence[Task], *, workers: int
+    call: Callable[[Task], Result], tasks: Iterable[Task], *, workers: int, num_gpus: int = 0
 ) -> Generator[tuple[Task, Result | Exception], None, None]:
     """Yields (task, result) as tasks end, in any order; an Exception where a worker died more than three times.
 
-    Joins the cluster of RAY_ADDRESS where that is set; otherwise starts `workers` processes here and stops them again.
+    Joins the cluster of RAY_ADDRESS where that is set; otherwise starts `workers` processes here and stops them again. A task takes
+    one CPU and `num_gpus` GPUs.
     """
     with ray_session(cpus=workers) as ray:
-        remote = ray.remote(num_cpus=1, max_retries=_RETRIES)(call)
+        remote = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=_RETRIES)(call)
         waiting: dict[Any, Task] = {}
         queue = iter(tasks)
         while True:

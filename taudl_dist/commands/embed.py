@@ -14,6 +14,7 @@ from taudl_dist.commands import parse
 class EmbedArgs:
     """Features of a dataset's tracklets as a Parquet file: key, camera, split, feature.
 
+    Interrupted, it goes on when it is run again with the same flags. The result does not depend on --workers.
     Example: taudl embed --data DATASET --model RUN --out features.parquet
     """
 
@@ -27,6 +28,12 @@ class EmbedArgs:
     """Tracklets to embed."""
     frames: int = 0
     """Evenly spaced frames averaged per tracklet; 0 takes all."""
+    flip: bool = False
+    """Average over each image and its mirror image: twice the work."""
+    normalize: bool = False
+    """Divide each tracklet's feature by its L2 norm."""
+    workers: int = 1
+    """Processes; more than one runs as Ray tasks, here or on the cluster of RAY_ADDRESS, with a GPU each where there are any."""
     overwrite: bool = False
     """Replace the file if it exists."""
     json: bool = False
@@ -40,8 +47,8 @@ def main(argv: Sequence[str]) -> None:
     from taudl_dist.evaluation.features import best_device
 
     written = write_features(
-        args.data, args.model, args.out, split=args.split, frames=args.frames, device=best_device(),
-        overwrite=args.overwrite,
+        args.data, args.model, args.out, split=args.split, frames=args.frames, flip=args.flip, normalize=args.normalize,
+        workers=args.workers, device=best_device(), overwrite=args.overwrite,
     )  # fmt: skip
     if args.json:
         print(json.dumps(written))

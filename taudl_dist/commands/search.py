@@ -33,7 +33,11 @@ class SearchArgs:
     other_cameras: bool = False
     """Leave out what the query's own camera saw."""
     frames: int = 0
-    """Evenly spaced frames averaged per tracklet; 0 takes all. A file of --features has its own number."""
+    """Evenly spaced frames averaged per tracklet; 0 takes all. A file of --features has its own number, flip and normalize."""
+    flip: bool = False
+    """Average over each image and its mirror image."""
+    normalize: bool = False
+    """Divide features by their L2 norm."""
     metric: Literal["euclidean", "cosine"] = "euclidean"
     """Distance between features."""
     out: str = ""
@@ -63,6 +67,8 @@ def main(argv: Sequence[str]) -> None:
         features=args.features,
         top=args.top,
         frames=args.frames,
+        flip=args.flip,
+        normalize=args.normalize,
         metric=args.metric,
         other_cameras=args.other_cameras,
         device=best_device(),

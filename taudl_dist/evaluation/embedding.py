@@ -1,19 +1,29 @@
-"""Tracklet features as a Parquet file that says which weights and which data it comes from."""
+"""Tracklet features as a Parquet file that says which weights and which data it comes from.
+
+Interrupt it anywhere and run it again: finished pieces are not made again. The same bytes come out whatever the number of workers and
+of interruptions, on machines of one kind (another CPU or GPU may round differently).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data_tools.atomic import whole_file
+from taudl_dist.dataset import Dataset, absolute, open_dataset, read_manifest
+from taudl_dist.dataset.schema import SPLITS
 from taudl_dist.errors import UsageError, UserError
+from taudl_dist.evaluation.pieces import Piece, PieceFolder, Request, cut_pieces, make_pieces
+from taudl_dist.progress import log
+from taudl_dist.training.run_folder import locked
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT, VERSION = "taudl-features", 1
+FORMAT, VERSION = "taudl-features", 2
 
 
 def write_features(
@@ -23,39 +33,113 @@ def write_features(
     *,
     split: str = "all",
     frames: int = 0,
+    flip: bool = False,
+    normalize: bool = False,
+    workers: int = 1,
     device: str = "cpu",
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Embeds the tracklets of a split (or `all`) and writes them in manifest order; returns what was written.
 
     Columns: key, camera, split (string), feature (fixed-size list of float32). The schema's metadata holds format,
-    version, dataset_digest, model_digest and frames.
-    """
-    import pyarrow.parquet as pq
+    version and `Request.facts`. A file of the same request that is there already is left alone.
 
-    from taudl_dist.dataset import open_dataset, read_manifest
-    from taudl_dist.dataset.schema import SPLITS
+    Args:
+        workers: more than one: Ray tasks, here or on the cluster of RAY_ADDRESS.
+        device: of this process; Ray tasks take a GPU each where the cluster has any.
+
+    Raises:
+        UserError: another file or folder of that name, an embedding that was begun with other settings, damaged data.
+    """
     from taudl_dist.evaluation.evaluate import model_digest, weights_path
-    from taudl_dist.evaluation.features import embed
-    from taudl_dist.model import load_model
 
     out = Path(out)
-    if frames < 0:
-        raise UsageError(f"--frames {frames}: expected 0 (all) or more")
-    if out.is_dir() or (out.exists() and not overwrite):
-        remedy = "" if out.is_dir() else " or pass --overwrite"
-        raise UserError(f"{out} exists; choose another name{remedy}")
+    if workers < 1:
+        raise UsageError(f"--workers {workers}: expected at least 1")
     dataset = open_dataset(data)
-    weights = weights_path(model)
+    request = Request(
+        data=absolute(str(data)),
+        model=str(weights_path(model).resolve()),
+        dataset_digest=dataset.digest,
+        model_digest=model_digest(model),
+        split=split,
+        frames=frames,
+        flip=flip,
+        normalize=normalize,
+    )
+    folder = PieceFolder(path=out.with_name(f"{out.name}.pieces"))
+    if _is_done(out, request, overwrite=overwrite):
+        folder.remove()
+        return _written(out, request)
+    pieces = cut_pieces(_rows(dataset, split), frames=frames)
+    with locked(folder.path, command="embed"):
+        folder.open(request, restart=overwrite)
+        missing = folder.missing(pieces)
+        if len(missing) < len(pieces):
+            log(f"{folder.path}: going on; {len(pieces) - len(missing)} of {len(pieces)} pieces are done")
+        for piece, features in make_pieces(request, missing, workers=workers, device=device):
+            folder.write(piece, features)
+        _merge(out, folder, pieces, request)
+        folder.remove()
+    return _written(out, request)
+
+
+def _is_done(out: Path, request: Request, *, overwrite: bool) -> bool:
+    """Whether the file is there already, of the same request.
+
+    Raises:
+        UserError: something else is there, and may not be replaced.
+    """
+    if out.is_dir():
+        raise UserError(f"{out} exists; choose another name")
+    if overwrite or not out.exists():
+        return False
+    wanted = {"format": FORMAT, "version": str(VERSION), **request.facts}
+    found = stored_facts(out) or {}
+    other = next((name for name in wanted if found.get(name) != wanted[name]), None)
+    if other:
+        raise UserError(
+            f"{out} exists: found {other} {found.get(other)}, expected {other} {wanted[other]}; choose another name or pass"
+            " --overwrite"
+        )
+    log(f"{out}: these features are there already; nothing to do")
+    return True
+
+
+def stored_facts(path: Path) -> dict[str, str] | None:
+    """What a Parquet file's metadata says; None: not a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return None
+    return {name.decode(): value.decode() for name, value in metadata.items() if name != b"ARROW:schema"}
+
+
+def _rows(dataset: Dataset, split: str) -> pa.Table:
     rows = read_manifest(dataset, splits=SPLITS if split == "all" else (split,))
     if not rows.num_rows:
         raise UserError(f"{dataset.location} has no tracklets in split {split}; `taudl info` tells what it holds")
-    features = embed(load_model(weights.parent, device=device), dataset, rows, frames=frames, device=device)
-    facts = {"dataset_digest": dataset.digest, "model_digest": model_digest(model), "frames": str(frames)}
-    out.parent.mkdir(parents=True, exist_ok=True)
+    return rows.combine_chunks()
+
+
+def _merge(out: Path, folder: PieceFolder, pieces: Sequence[Piece], request: Request) -> None:
+    """One file of all pieces, in their order; one piece in memory."""
+    import pyarrow.parquet as pq
+
     with whole_file(out) as temporary:
-        pq.write_table(feature_table(rows, features, facts), temporary)
-    return {"path": str(out), "num_tracklets": len(features), "feature_dim": features.shape[1], "split": split, **facts}
+        writer = None
+        for piece in pieces:
+            features = folder.read(piece)
+            if features is None:
+                raise UserError(f"{folder.path}: piece {piece.number} is gone; run the same command again")
+            table = feature_table(piece.rows, features, request.facts)
+            writer = writer or pq.ParquetWriter(temporary, table.schema, use_dictionary=["camera", "split"])
+            writer.write_table(table)
+        assert writer is not None, "a split without tracklets was refused"
+        writer.close()
 
 
 def feature_table(rows: pa.Table, features: np.ndarray, facts: dict[str, str]) -> pa.Table:
@@ -65,3 +149,11 @@ def feature_table(rows: pa.Table, features: np.ndarray, facts: dict[str, str]) -
     column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel(), pa.float32()), features.shape[1])
     table = rows.select(["key", "camera", "split"]).append_column("feature", column)
     return table.replace_schema_metadata({"format": FORMAT, "version": str(VERSION), **facts})
+
+
+def _written(out: Path, request: Request) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(out) as file:
+        feature_dim = file.schema_arrow.field("feature").type.list_size
+        return {"path": str(out), "num_tracklets": file.metadata.num_rows, "feature_dim": feature_dim, **request.facts}

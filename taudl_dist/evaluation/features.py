@@ -68,8 +68,7 @@ def extractor(
         if flip:
             views.append(views[0].flip(-1))
         with torch.inference_mode():
-            features = sum(model(view, [len(jpegs)]) for view in views) / len(views)
-        return features.float().cpu().numpy()
+            return torch.stack([model(view, [len(jpegs)]) for view in views]).mean(0).float().cpu().numpy()
 
     return extract
 
@@ -163,8 +162,8 @@ def tracklet_images(
     from taudl_dist.dataset import TrackletReader
 
     reader = TrackletReader(dataset)
-    num_frames, *place = (np.asarray(rows[name]).tolist() for name in ("num_frames", "shard", "offset", "length"))
-    for position, jpegs in enumerate(reader.stream(zip(*place))):
+    num_frames, *extent = (np.asarray(rows[name]).tolist() for name in ("num_frames", "shard", "offset", "length"))
+    for position, jpegs in enumerate(reader.stream(zip(*extent))):
         if len(jpegs) != num_frames[position]:
             raise UserError(
                 f"tracklet {rows['key'][position]} has {len(jpegs)} images in its shard, but {num_frames[position]} in the manifest;"

@@ -12,7 +12,7 @@ import numpy as np
 from taudl_dist.errors import UserError
 from taudl_dist.evaluation.distances import runs
 from taudl_dist.evaluation.embedding import FORMAT, VERSION
-from taudl_dist.evaluation.features import Extractor, pooled_features
+from taudl_dist.evaluation.features import Extractor, pooled_features, unit_length
 from taudl_dist.evaluation.nearest import Block
 
 if TYPE_CHECKING:
@@ -32,7 +32,10 @@ class StoredFeatures:
 
     path: Path
     model_digest: str
+    split: str
     frames: int
+    flip: bool
+    normalize: bool
     num_tracklets: int
     feature_dim: int
 
@@ -67,8 +70,8 @@ class StoredFeatures:
         for key in keys:
             if key not in found:
                 raise UserError(
-                    f"--features {self.path}: found no tracklet {key} among {self.num_tracklets:,}; embed all splits"
-                    " (`taudl embed --split all`), or leave out --features"
+                    f"--features {self.path}: found no tracklet {key} among {self.num_tracklets:,} of split {self.split}; embed all"
+                    " splits (`taudl embed --split all`), or leave out --features"
                 )
         return found
 
@@ -96,7 +99,7 @@ def open_features(path: str | Path, *, dataset_digest: str, model_digest: str | 
     if found != (FORMAT, str(VERSION)):
         raise UserError(
             f"--features {path}: found format {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version {VERSION}:"
-            " a file of `taudl embed`"
+            " run this taudl's `taudl embed`"
         )
     for name, expected in (("dataset_digest", dataset_digest), ("model_digest", model_digest)):
         if expected is not None and facts.get(name) != expected:
@@ -108,7 +111,10 @@ def open_features(path: str | Path, *, dataset_digest: str, model_digest: str | 
     return StoredFeatures(
         path=path,
         model_digest=facts["model_digest"],
+        split=facts["split"],
         frames=int(facts["frames"]),
+        flip=facts["flip"] == "True",
+        normalize=facts["normalize"] == "True",
         num_tracklets=num_rows,
         feature_dim=feature_dim,
     )
@@ -121,6 +127,8 @@ class EmbeddedTracklets:
     Args:
         rows: manifest rows, each tracklet once.
         frames: evenly spaced frames averaged per tracklet; 0 takes all.
+        flip: whether `extract` averages over each image and its mirror image.
+        normalize: divide features by their L2 norm.
     """
 
     extract: Extractor
@@ -128,6 +136,8 @@ class EmbeddedTracklets:
     rows: pa.Table
     model_digest: str
     frames: int = 0
+    flip: bool = False
+    normalize: bool = False
 
     @property
     def num_tracklets(self) -> int:
@@ -154,7 +164,8 @@ class EmbeddedTracklets:
         return dict(zip(table["key"].to_pylist(), self._features(table, "queries")))
 
     def _features(self, table: pa.Table, label: str) -> np.ndarray:
-        return pooled_features(self.extract, self.dataset, table, frames=self.frames, label=label)
+        features = pooled_features(self.extract, self.dataset, table, frames=self.frames, label=label)
+        return unit_length(features) if self.normalize else features
 
 
 def _open(path: Path) -> Any:

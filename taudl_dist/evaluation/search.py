@@ -13,7 +13,7 @@ import numpy as np
 
 from taudl_dist.errors import UsageError, UserError
 from taudl_dist.evaluation.distances import Metric
-from taudl_dist.evaluation.features import Extractor, extractor
+from taudl_dist.evaluation.features import Extractor, extractor, unit_length
 from taudl_dist.evaluation.gallery import EmbeddedTracklets, StoredFeatures, open_features
 from taudl_dist.evaluation.nearest import Query, nearest
 
@@ -33,7 +33,7 @@ class Search:
     Args:
         model: a run folder, a folder with model.safetensors, or that file; empty: `features` alone.
         features: a file of `taudl embed`; empty: the gallery is embedded.
-        frames: evenly spaced frames pooled per tracklet, 0 takes all; with `features` the file decides.
+        frames, flip, normalize: as in `taudl embed`; with `features` the file decides.
         other_cameras: leave out what the query's own camera saw.
     """
 
@@ -42,6 +42,8 @@ class Search:
     features: str = ""
     top: int = 10
     frames: int = 0
+    flip: bool = False
+    normalize: bool = False
     metric: Metric = "euclidean"
     other_cameras: bool = False
     device: str = "cpu"
@@ -51,10 +53,9 @@ class Search:
             raise UsageError(f"--top {self.top}: expected at least 1")
         if self.frames < 0:
             raise UsageError(f"--frames {self.frames}: expected 0 (all) or more")
-        if self.frames and self.features:
-            raise UsageError(
-                f"--frames {self.frames}: the file of --features has its own number; leave out one of the two"
-            )
+        for name in ("frames", "flip", "normalize") if self.features else ():
+            if getattr(self, name):
+                raise UsageError(f"--{name}: the file of --features decides that; leave out one of the two")
         if not self.model and not self.features:
             raise UsageError(
                 "found neither --model nor --features; a tracklet is compared by features, give one of them"
@@ -80,15 +81,25 @@ def search(wanted: Sequence[str], settings: Search) -> dict[str, Any]:
     rows = rows_by_key(manifest, wanted)
     images = {name: person_image(name, dataset) for name in wanted if name not in rows}
     _check_images(images, settings)
-    extract = _extractor(settings)
     gallery: StoredFeatures | EmbeddedTracklets
     if settings.features:
         gallery = open_features(settings.features, dataset_digest=dataset.digest, model_digest=digest)
+        extract = _extractor(settings, flip=gallery.flip)
     else:
+        extract = _extractor(settings, flip=settings.flip)
         gallery = EmbeddedTracklets(
-            extract=extract, dataset=dataset, rows=manifest, model_digest=digest or "", frames=settings.frames
+            extract=extract,
+            dataset=dataset,
+            rows=manifest,
+            model_digest=digest or "",
+            frames=settings.frames,
+            flip=settings.flip,
+            normalize=settings.normalize,
         )
-    features = gallery.of(list(rows)) | {name: extract([jpeg])[0] for name, jpeg in images.items()}
+    features = gallery.of(list(rows))
+    for name, jpeg in images.items():
+        feature = extract([jpeg])
+        features[name] = (unit_length(feature) if gallery.normalize else feature)[0]
     cameras = {key: row["camera"] for key, row in rows.items()}
     queries = [Query(name=name, camera=cameras.get(name), feature=features[name]) for name in wanted]
     found = nearest(
@@ -116,6 +127,8 @@ def search(wanted: Sequence[str], settings: Search) -> dict[str, Any]:
         "metric": settings.metric,
         "other_cameras": settings.other_cameras,
         "frames": gallery.frames,
+        "flip": gallery.flip,
+        "normalize": gallery.normalize,
         "dataset": dataset.location,
         "dataset_digest": dataset.digest,
         "model_digest": gallery.model_digest,
@@ -192,7 +205,7 @@ def _check_images(images: dict[str, bytes], settings: Search) -> None:
         raise UsageError(f"--query {name} is an image, and only the model makes a feature of it; give --model")
 
 
-def _extractor(settings: Search) -> Extractor:
+def _extractor(settings: Search, *, flip: bool) -> Extractor:
     """The model's, loaded when it is first needed."""
 
     @functools.cache
@@ -200,7 +213,8 @@ def _extractor(settings: Search) -> Extractor:
         from taudl_dist.evaluation.evaluate import weights_path
         from taudl_dist.model import load_model
 
-        return extractor(load_model(weights_path(settings.model), device=settings.device), device=settings.device)
+        model = load_model(weights_path(settings.model), device=settings.device)
+        return extractor(model, flip=flip, device=settings.device)
 
     def extract(jpegs: list[bytes]) -> np.ndarray:
         return load()(jpegs)

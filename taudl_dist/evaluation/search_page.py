@@ -28,7 +28,17 @@ figure img { max-width: none }
 figcaption { font-size: 12px; color: #555; white-space: pre-line; overflow-wrap: anywhere }
 figcaption b { color: #222 }
 """
-_FACTS = ("metric", "num_gallery", "other_cameras", "frames", "dataset", "dataset_digest", "model_digest")
+_FACTS = (
+    "metric",
+    "num_gallery",
+    "other_cameras",
+    "frames",
+    "flip",
+    "normalize",
+    "dataset",
+    "dataset_digest",
+    "model_digest",
+)
 
 
 def write_search_page(path: Path, result: dict[str, Any], dataset: Dataset) -> None:

@@ -4,6 +4,7 @@ config.yaml      the resolved configuration            run.json       dataset di
 metrics.jsonl    a line a step                         train.log      under Ray: what rank 0 logs
 checkpoints/     see checkpoint.py                     model.*        final weights, when all steps are done
 lock             held by the one driver                stop, request  what driver and Ray's controller ask of the workers
+workers/         what each does, see heartbeat.py
 
 One driver at a time holds the lock. Each start of the workers is an attempt with a name of its own, listed in run.json; what an
 attempt writes after a later one has begun does not count, so a worker that outlived its attempt can do no harm.
@@ -33,7 +34,7 @@ from taudl_dist.progress import log
 FORMAT = "taudl-run"
 VERSION = 1
 _FREE = {"data", "out", "workers", "resume", "launcher", "stop_at"}
-_FREE_GROUPS = ("checkpoint.", "parallel.", "storage.", "tracking.")
+_FREE_GROUPS = ("checkpoint.", "evaluation.", "parallel.", "storage.", "tracking.")
 _LOCK = "lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -69,6 +70,11 @@ class RunFolder:
     def request(self) -> Path:
         """Ray's controller asks an attempt to save its state: the attempt's name, and SIGUSR1 (go on) or SIGTERM (then end)."""
         return self.path / "request"
+
+    @property
+    def workers(self) -> Path:
+        """What every worker does; see heartbeat.py."""
+        return self.path / "workers"
 
     def info(self) -> dict[str, Any]:
         """The contents of run.json.
@@ -160,8 +166,8 @@ def _of_a_start(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keeps other drivers out of a run folder, which is made if need be.
+def locked(path: Path, *, command: str = "train") -> Iterator[None]:
+    """Keeps other drivers out of a run folder, or the folder of another command; it is made if need be.
 
     The kernel drops the lock when its holder dies, however it dies. It works across machines on NFS 4 and on Lustre mounted with
     `flock`; where the file system keeps no locks, a line says so.
@@ -176,7 +182,7 @@ def locked(path: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise UserError(
-                f"--out {path}: another `taudl train` is writing into it ({file.read().strip() or 'it has just begun'});"
+                f"--out {path}: another `taudl {command}` is writing into it ({file.read().strip() or 'it has just begun'});"
                 " wait for it or stop it, or choose another folder"
             ) from None
         except OSError as error:

@@ -83,8 +83,9 @@ def test_stored_features_give_the_same_without_the_model(searched, rows, dataset
             [hit["distance"] for hit in other["hits"]], abs=1e-4
         )
     assert live["model_digest"] == stored["model_digest"]
-    code, err = searched("--query", rows[0]["key"], "--features", file, "--frames", 2)
-    assert code == 2 and "its own number" in err
+    for flag in (["--frames", 2], ["--flip"], ["--normalize"]):
+        code, err = searched("--query", rows[0]["key"], "--features", file, *flag)
+        assert code == 2 and f"{flag[0]}: the file of --features decides" in err
 
 
 def test_by_image(searched, photo):
@@ -92,6 +93,18 @@ def test_by_image(searched, photo):
     (query,) = searched("--query", path, "--top", 1)["queries"]
     assert (query["camera"], query["hits"][0]["key"]) == (None, row["key"])
     assert query["hits"][0]["distance"] < 0.1  # it was encoded anew
+
+
+def test_an_image_is_embedded_as_the_file_was(searched, photo, dataset, run, tmp_path):
+    row, path = photo
+    write_features(dataset.path, run, tmp_path / "file", flip=True, normalize=True)
+    stored = searched("--query", path, "--top", 3, "--features", tmp_path / "file")
+    live = searched("--query", path, "--top", 3, "--flip", "--normalize")
+    assert stored["queries"][0]["hits"][0]["key"] == row["key"]
+    assert (stored["flip"], stored["normalize"]) == (live["flip"], live["normalize"]) == (True, True)
+    one, other = ([hit["distance"] for hit in result["queries"][0]["hits"]] for result in (stored, live))
+    assert one == pytest.approx(other, abs=1e-4)
+    assert one[0] < 0.1 and one[-1] <= 2
 
 
 def test_an_image_that_lies_on_its_side(searched, photo):
