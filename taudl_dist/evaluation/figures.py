@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taudl_dist.evaluation.activation import ActivationMap, overlaid
+from taudl_dist.evaluation.drawing import COLOURS, new_axes, new_figure, png
+
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from PIL import Image, ImageDraw
 
 RIGHT, WRONG, QUERY = (0, 150, 60), (210, 30, 40), (30, 90, 200)
@@ -28,12 +29,13 @@ BORDER, GAP, MARGIN, CAPTION = 4, 6, 12, 18
 QUERY_GAP = 28
 """Pixels between the query and its first gallery image."""
 
-_COLOURS = ("#1f5fbf", "#c8781e", "#6b8f3c", "#8a4fa3", "#b0343c", "#3c8f8f")
-
-
+_LINES = COLOURS[:6]
 _DASHES = ("-", "--", ":", "-.")
 _MOST_POINTS, _MOST_NAMES = 1000, 24
 """Points of a line and names in a legend, where runs are compared."""
+_MOST_CELLS, _MOST_TICKS, _FLAT_NAMES = 12, 20, 40
+"""Cameras of a matrix with numbers in its cells, names along its edges, and letters of all names that fit side by side."""
+_MAPS_A_ROW = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class RankList:
 
 def cmc_curve(curves: Mapping[str, Sequence[float] | np.ndarray]) -> bytes:
     """Matching rate in percent over the rank, a line for each name; rank 1 stands in the legend."""
-    figure, axes = _axes(6.4, 4.2)
+    figure, axes = new_axes(6.4, 4.2)
     for colour, (name, cmc) in zip(_colours(len(curves)), curves.items()):
         percent = 100 * np.asarray(cmc)
         axes.plot(np.arange(1, len(percent) + 1), percent, color=colour, label=f"{name} (R1 {percent[0]:.1f} %)")
@@ -57,19 +59,19 @@ def cmc_curve(curves: Mapping[str, Sequence[float] | np.ndarray]) -> bytes:
     axes.set(xlabel="rank", ylabel="matching rate in %", ylim=(0, 101), xlim=(1, max(2, last)))
     axes.set_xticks([rank for rank in (1, 5, 10, 20, 30, 40, 50, 100) if rank <= last])
     axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def loss_curves(metrics: Mapping[str, np.ndarray]) -> bytes:
     """Loss, PCTD and CCTA over the steps, as `read_metrics` gives them: every step pale, the running mean strong."""
-    figure, axes = _axes(6.4, 4.2)
+    figure, axes = new_axes(6.4, 4.2)
     names = [name for name in ("loss", "pctd", "ccta") if np.isfinite(metrics[name]).any()]
     for colour, name in zip(_colours(len(names)), names):
         axes.plot(metrics["step"], metrics[name], color=colour, alpha=0.25, linewidth=0.8)
         axes.plot(metrics["step"], _running_mean(metrics[name]), color=colour, label=name)
     axes.set(xlabel="step", ylabel="loss")
     axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def curves_of_runs(
@@ -81,11 +83,9 @@ def curves_of_runs(
         panels: title -> name of a run -> steps and values; drawn as running means over a twentieth of the values.
         colours: name of a run -> number of its colour; runs of one colour differ in their dashes.
     """
-    from matplotlib.figure import Figure
-
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.4 * columns, 3.3 * rows + 0.6), dpi=110, layout="constrained")
+    figure = new_figure(4.4 * columns, 3.3 * rows + 0.6)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     lines: dict[str, Any] = {}
     dashes = {name: _order(name, colours) for name in colours}
@@ -95,7 +95,7 @@ def curves_of_runs(
             (line,) = axes.plot(
                 steps[shown],
                 _running_mean(values)[shown],
-                color=_COLOURS[colours[name] % len(_COLOURS)],
+                color=_LINES[colours[name] % len(_LINES)],
                 linestyle=_DASHES[dashes[name] % len(_DASHES)],
                 marker="o" if len(steps) == 1 else None,
             )
@@ -107,7 +107,7 @@ def curves_of_runs(
         axes.set_visible(False)
     legend = list(lines)[:_MOST_NAMES]
     figure.legend([lines[name] for name in legend], legend, loc="outside lower center", ncols=4, frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def evenly_many(count: int, most: int) -> np.ndarray:
@@ -117,7 +117,7 @@ def evenly_many(count: int, most: int) -> np.ndarray:
 
 def distance_histogram(same: np.ndarray, different: np.ndarray, *, label: str = "distance") -> bytes:
     """Densities of distances between cameras: of one person's tracklets, and of different people's."""
-    figure, axes = _axes(6.4, 4.2)
+    figure, axes = new_axes(6.4, 4.2)
     edges = np.histogram_bin_edges(np.concatenate([same, different]), bins=60)
     groups = [(different, WRONG, "different people"), (same, RIGHT, "same person")]
     for values, colour, name in (group for group in groups if len(group[0])):
@@ -131,7 +131,50 @@ def distance_histogram(same: np.ndarray, different: np.ndarray, *, label: str = 
         )
     axes.set(xlabel=f"{label} between two cameras", ylabel="density")
     axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
+
+
+def camera_matrix(shares: np.ndarray, *, cameras: Sequence[str]) -> bytes:
+    """Shares (T, T) of the row camera's tracklets as colours, with the percentage written into each cell where there is room."""
+    count = len(cameras)
+    figure = new_figure(*(min(3.2 + 0.62 * count, 10), min(2.4 + 0.5 * count, 8.5)))
+    axes = figure.subplots()
+    most = max(0.01, float(np.nanmax(shares, initial=0)))
+    image = axes.imshow(np.ma.masked_invalid(100 * shares), cmap="Blues", vmin=0, vmax=100 * most, aspect="auto")
+    axes.set_facecolor("#eeeeee")  # what has no share: the diagonal
+    shown = range(0, count, -(-count // _MOST_TICKS))
+    names = [cameras[place] for place in shown]
+    axes.set_yticks(shown, names)
+    axes.set_xticks(shown, names)
+    if max(map(len, names)) * count > _FLAT_NAMES:
+        axes.tick_params("x", labelrotation=45)
+        for label in axes.get_xticklabels():
+            label.set_horizontalalignment("right")
+    axes.set(xlabel="in a mutual nearest pair with", ylabel="tracklets of")
+    if count <= _MOST_CELLS:
+        for row, column in np.argwhere(np.isfinite(shares)).tolist():
+            colour = "white" if shares[row, column] > 0.6 * most else "#222222"
+            text = f"{100 * shares[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+    figure.colorbar(image, ax=axes, label="percent of the row's tracklets")
+    return png(figure)
+
+
+def activation_sheet(maps: Sequence[ActivationMap]) -> bytes:
+    """A column an image: the image, the same under the colours of its map, its caption; eight columns a row."""
+    columns = min(_MAPS_A_ROW, len(maps))
+    rows = -(-len(maps) // columns)
+    width, height = IMAGE_WIDTH + MARGIN, 2 * IMAGE_HEIGHT + GAP + CAPTION + GAP
+    canvas, draw = _canvas(MARGIN + columns * width, MARGIN + rows * height)
+    for number, entry in enumerate(maps):
+        left, top = MARGIN + number % columns * width, MARGIN + number // columns * height
+        image = _open(entry.jpeg)
+        canvas.paste(image, (left, top))
+        canvas.paste(overlaid(image, entry.share), (left, top + IMAGE_HEIGHT + GAP))
+        below = top + 2 * IMAGE_HEIGHT + GAP + 2
+        caption = _fitting(draw, entry.caption, IMAGE_WIDTH + MARGIN - 2)
+        draw.text((left + IMAGE_WIDTH / 2, below), caption, fill=(60, 60, 60), font=_font(), anchor="ma")
+    return _encode(canvas)
 
 
 def rank_lists(lists: Sequence[RankList]) -> bytes:
@@ -158,7 +201,8 @@ def contact_sheet(tracklets: Mapping[str, Sequence[bytes]]) -> bytes:
     canvas, draw = _canvas(2 * MARGIN + text + longest * step - GAP, 2 * MARGIN + len(tracklets) * height - GAP)
     for row, (caption, images) in enumerate(tracklets.items()):
         top = MARGIN + row * height
-        draw.multiline_text((MARGIN, top + 4), caption, fill=(40, 40, 40), font=_font(), spacing=5)
+        lines = [_fitting(draw, line, text - 4) for line in caption.splitlines()]
+        draw.multiline_text((MARGIN, top + 4), "\n".join(lines), fill=(40, 40, 40), font=_font(), spacing=5)
         for column, image in enumerate(images):
             canvas.paste(_open(image), (MARGIN + text + column * step, top))
     return _encode(canvas)
@@ -181,26 +225,8 @@ def read_metrics(path: str | Path) -> dict[str, np.ndarray]:
     return dict(zip(names, np.array(rows, dtype=np.float64).reshape(-1, len(names)).T))
 
 
-def _axes(width_in: float, height_in: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width_in, height_in), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    return figure, axes
-
-
-def _png(figure: Figure) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    stream = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})  # no version inside: same bytes anywhere
-    return stream.getvalue()
-
-
 def _colours(count: int) -> list[str]:
-    return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
+    return [_LINES[index % len(_LINES)] for index in range(count)]
 
 
 def _order(name: str, colours: Mapping[str, int]) -> int:
@@ -246,6 +272,16 @@ def _write(draw: ImageDraw.ImageDraw, text: str, left: int, top: int) -> None:
     middle = left + _framed_width() / 2
     below = top + IMAGE_HEIGHT + 2 * BORDER + 2
     draw.text((middle, below), text, fill=(60, 60, 60), font=_font(), anchor="ma")
+
+
+def _fitting(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
+    """The text, or its beginning and its end where it is wider than so many pixels."""
+    kept = len(text)
+    short = text
+    while draw.textlength(short, font=_font()) > width and kept > 2:
+        kept -= 1
+        short = f"{text[: (kept + 1) // 2]}..{text[len(text) - kept // 2 :]}"
+    return short
 
 
 def _open(image: bytes) -> Image.Image:

@@ -7,7 +7,7 @@ numbers are functions of the features; one that is undefined (one camera, one tr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,8 @@ SHARES = ("within_camera_accuracy", "nearer_than_own_camera", "reciprocity", "as
           "cross_camera_clearness", "dead_dimensions")  # fmt: skip
 """Those that are fractions."""
 PREFIX = "label_free/"
-"""Of their names in MLflow."""
+"""Of their names in MLflow and in the result of `taudl evaluate --json`."""
+WORTH = ""
 _MOST_CAMERAS = 12
 """Cameras of a matrix in text."""
 
@@ -55,6 +56,10 @@ _MOST_CAMERAS = 12
 class LabelFree:
     """The report without labels on N tracklets of T cameras."""
 
+    features: np.ndarray
+    """(N, D) of whole tracklets."""
+    camera_of: np.ndarray
+    """(N,) index into `cameras`."""
     metrics: dict[str, float]
     """By the names of MEANINGS; what is undefined is left out."""
     cameras: list[str]
@@ -67,11 +72,15 @@ class LabelFree:
     variance: np.ndarray
     """(D,) variance of each dimension."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON: the metrics, then what they are made of."""
+    @property
+    def flat(self) -> dict[str, float]:
+        """The metrics by the names they have in MLflow and in a result."""
+        return {f"{PREFIX}{name}": value for name, value in self.metrics.items()}
+
+    def as_result(self) -> dict[str, Any]:
+        """The metrics by those names, and under `label_free` what they are made of; ready for JSON."""
         accuracy = [_or_none(value) for value in self.accuracy.tolist()]
-        return {
-            **self.metrics,
+        details = {
             "num_tracklets": int(self.counts.sum()),
             "cameras": [
                 {"camera": name, "num_tracklets": count, "within_camera_accuracy": value}
@@ -80,6 +89,7 @@ class LabelFree:
             "association": [[_or_none(share) for share in row] for row in self.association.tolist()],
             "variance_quantiles": np.quantile(self.variance, (0, 0.25, 0.5, 0.75, 1)).tolist(),
         }
+        return {**self.flat, "label_free": details}
 
 
 def label_free(
@@ -146,6 +156,8 @@ def label_free_of_features(
     np.fill_diagonal(association, np.nan)
     metrics = {"within_camera_accuracy": _mean(is_right), **_across(found), **_form(form)}
     return LabelFree(
+        features=whole,
+        camera_of=cameras,
         metrics={name: metrics[name] for name in MEANINGS if not math.isnan(metrics[name])},
         cameras=list(names),
         counts=found.counts,
@@ -180,18 +192,22 @@ def within_camera(
     return is_right
 
 
-def text(report: LabelFree) -> str:
-    """The report as a table with a remark for each number; then cameras and camera pairs, where there are at most twelve."""
-    width = max(map(len, report.metrics))
-    lines = [f"without labels: {report.counts.sum():,} training tracklets of {len(report.cameras)} cameras"]
-    lines += [f"{name:{width}}  {shown(name, value):>8}  {MEANINGS[name]}" for name, value in report.metrics.items()]
-    if 1 < len(report.cameras) <= _MOST_CAMERAS:
-        column = max(8, *map(len, report.cameras))
+def text(result: Mapping[str, Any]) -> str:
+    """`LabelFree.as_result` as a table with a remark for each number; then the camera pairs of at most twelve cameras."""
+    metrics, details = (
+        {name: result[PREFIX + name] for name in MEANINGS if PREFIX + name in result},
+        result["label_free"],
+    )
+    cameras, width = [entry["camera"] for entry in details["cameras"]], max(map(len, metrics))
+    lines = [f"without labels: {details['num_tracklets']:,} training tracklets, cameras: {len(cameras)}"]
+    lines += [f"{name:{width}}  {shown(name, value):>8}  {MEANINGS[name]}" for name, value in metrics.items()]
+    if 1 < len(cameras) <= _MOST_CAMERAS:
+        column = max(8, *map(len, cameras)) + 2
         lines += ["", "tracklets in mutual nearest pairs between cameras, in percent of the row's"]
-        lines += ["".join(f"{name:>{column + 2}}" for name in ("", *report.cameras))]
-        for name, row in zip(report.cameras, report.association.tolist()):
-            shares = ("-" if math.isnan(share) else f"{100 * share:.1f}" for share in row)
-            lines.append("".join(f"{word:>{column + 2}}" for word in (name, *shares)))
+        lines += ["".join(f"{name:>{column}}" for name in ("", *cameras))]
+        for name, row in zip(cameras, details["association"]):
+            shares = ("-" if share is None else f"{100 * share:.1f}" for share in row)
+            lines.append("".join(f"{word:>{column}}" for word in (name, *shares)))
     return "\n".join(lines)
 
 

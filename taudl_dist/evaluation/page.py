@@ -19,6 +19,9 @@ td, th { padding: .25em 1.2em .25em 0; text-align: left; vertical-align: top; fo
 .results td, .results th { text-align: right; padding: .3em 1em; border-bottom: 1px solid #ddd }
 .results td:first-child, .results th:first-child { text-align: left; padding-left: 0 }
 .results tbody tr:first-child { font-weight: 600 }
+.plain tbody tr:first-child { font-weight: inherit }
+.plain { margin-bottom: 1.2em }
+.plain td.text { text-align: left; color: #555 }
 .facts th { color: #777; white-space: nowrap }
 .facts td { overflow-wrap: anywhere }
 .side { display: flex; flex-wrap: wrap; gap: 1em }

@@ -75,6 +75,40 @@ def cross_camera_distances(
     return np.concatenate(same), np.concatenate(different)
 
 
+def people_on_the_map(probes: Probes, ranked: Ranked, *, at_most: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Features (N, D), people (N,) and cameras of all tracklets of some people; of a tracklet that is query and gallery, one."""
+    import pyarrow as pa
+
+    from taudl_dist.evaluation.probes import places
+
+    rows = pa.concat_tables([probes.query, probes.gallery])
+    first = np.sort(np.unique(places(rows), return_index=True)[1])
+    people = np.concatenate([probes.query_ids, probes.gallery_ids])[first]
+    known, counts = np.unique(people[people > 0], return_counts=True)
+    several = len(known) * at_most // max(1, counts.sum())
+    chosen = known[evenly_spaced(len(known), max(1, several))]
+    kept = np.flatnonzero(np.isin(people, chosen))[:at_most]
+    cameras = rows["camera"].take(first[kept]).to_pylist()
+    return np.concatenate([ranked.query, ranked.gallery])[first[kept]], people[kept], cameras
+
+
+def query_images(reader: TrackletReader, probes: Probes, *, count: int) -> list[tuple[str, bytes]]:
+    """Camera and middle frame of some queries with a match."""
+    queries = valid_queries(probes, count).tolist()
+    return [(probes.query["camera"][row].as_py(), _frames(reader, probes.query, row, 1)[0]) for row in queries]
+
+
+def training_images(reader: TrackletReader, dataset: Dataset, *, count: int) -> list[tuple[str, bytes]]:
+    """Camera and middle frame of some training tracklets."""
+    index = dataset.training
+    images = []
+    for row in evenly_spaced(len(index), count).tolist():
+        camera = int(np.searchsorted(index.camera_offsets, row, side="right")) - 1
+        jpegs = reader.read(int(index.shard[row]), int(index.offset[row]), int(index.length[row]))
+        images.append((dataset.cameras[camera], jpegs[evenly_spaced(len(jpegs), 1)[0]]))
+    return images
+
+
 def training_tracklets(
     reader: TrackletReader, dataset: Dataset, *, per_camera: int, frames: int, max_cameras: int = 8
 ) -> dict[str, list[bytes]]:

@@ -12,8 +12,76 @@ from taudl_dist.cli import main
 def logged(monkeypatch):
     """What reaches the tracked run."""
     calls = []
-    monkeypatch.setattr(tracking, "log_evaluation", lambda *args, **options: calls.append((args, options)))
+
+    def log(*args, **options):
+        assert all(path.is_file() for path in options["artifacts"])
+        calls.append((args, options))
+
+    monkeypatch.setattr(tracking, "log_evaluation", log)
     return calls
+
+
+@pytest.fixture
+def unlabelled(tmp_path, picture):
+    """A dataset of training tracklets alone."""
+    from data_tools.shards import ImportTracklet, write_dataset
+
+    def tracklets():
+        for camera in ("cam1", "cam2"):
+            for label, colour in enumerate(((230, 40, 40), (40, 200, 60), (50, 60, 220))):
+                frames = [(f, picture(colour, brightness=1, seed=10 * label + f)) for f in range(4)]
+                yield ImportTracklet(camera=camera, split="train", name=f"{label}", frames=frames)
+
+    return str(write_dataset(tmp_path / "unlabelled", tracklets(), settings={}, source={}))
+
+
+def test_without_query_and_gallery_there_is_a_report_all_the_same(unlabelled, run, tmp_path, capsys, logged):
+    report = tmp_path / "report.html"
+    command = ["evaluate", "--data", unlabelled, "--model", str(run), "--report", str(report)]
+    assert main([*command, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert {"label_free/reciprocity", "label_free/effective_rank", "dataset_digest", "model_digest"} <= printed.keys()
+    assert "rank1" not in printed
+    assert [entry["num_tracklets"] for entry in printed["label_free"]["cameras"]] == [3, 3]
+    ((_, metrics), options), = logged  # fmt: skip
+    assert metrics == printed
+    names = ["report.html", "camera-pairs.png", "losses.png", "map.png", "activation-maps.png", "tracklets.png"]
+    assert [path.name for path in options["artifacts"]] == names
+    assert main(command[:-2]) == 0
+    out = capsys.readouterr().out
+    assert "6 training tracklets, cameras: 2" in out
+    assert "reciprocity" in out
+
+
+def test_label_free_beside_a_ranking(dataset, run, capsys, logged):
+    assert main(["evaluate", "--data", str(dataset.path), "--model", str(run), "--label-free", "--tracklets", "4"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split()[0] == "R1"
+    assert "4 training tracklets, cameras: 2" in out
+    ((_, metrics), _), = logged  # fmt: skip
+    assert {"rank1", "label_free/reciprocity"} <= metrics.keys()
+
+
+@pytest.mark.parametrize(
+    "flag", [["--baselines"], ["--rerank"], ["--protocol", "mars"], ["--average-precision", "step"]]
+)
+def test_what_a_ranking_alone_can_honour(unlabelled, run, flag, capsys, logged):
+    assert main(["evaluate", "--data", unlabelled, "--model", str(run), *flag]) == 2
+    assert flag[0] in capsys.readouterr().err
+    assert logged == []
+
+
+WRONG_LABEL_FREE = [
+    ["--tracklets", "4"],  # of a report that was not asked for
+    ["--tracklets", "-1", "--label-free"],
+]
+
+
+@pytest.mark.parametrize("flags", WRONG_LABEL_FREE)
+def test_wrong_usage_of_label_free(dataset, run, flags, capsys, logged):
+    assert main(["evaluate", "--data", str(dataset.path), "--model", str(run), *flags]) == 2
+    assert "--tracklets" in capsys.readouterr().err
+    assert logged == []
 
 
 def test_json_goes_to_stdout_and_to_the_run(dataset, run, tmp_path, capsys, logged):
@@ -36,7 +104,10 @@ def test_json_goes_to_stdout_and_to_the_run(dataset, run, tmp_path, capsys, logg
     assert report.is_file()
     ((folder, metrics), options), = logged  # fmt: skip
     assert (folder, metrics) == (run, printed)
-    assert options == {"dataset_digest": dataset.digest, "artifacts": [report]}
+    assert options["dataset_digest"] == dataset.digest
+    assert options["artifacts"][0] == report
+    assert "cmc.png" in [path.name for path in options["artifacts"]]
+    assert "label_free" not in printed
 
 
 def test_table(dataset, run, capsys, logged):
@@ -64,7 +135,15 @@ def test_several_datasets_give_mean_and_deviation(dataset, run, capsys, logged):
     ]
 
 
-@pytest.mark.parametrize("wrong", [["--data", "a", "b"], ["--protocol", "vipers"], ["--report", "r.html", "--rerank"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--data", "a", "b"],
+        ["--protocol", "vipers"],
+        ["--report", "r.html", "--rerank"],
+        ["--data", "a", "b", "--model", "c", "d", "--label-free"],
+    ],
+)
 def test_wrong_usage_of_several_and_of_protocols(dataset, run, wrong, logged):
     assert main(["evaluate", "--data", str(dataset.path), "--model", str(run), *wrong]) == 2
     assert logged == []

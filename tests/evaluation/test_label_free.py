@@ -104,8 +104,9 @@ def test_what_is_undefined_is_left_out(counts, undefined):
     found = label_free_of_features(halves, sizes, cameras, names=names(cameras))
     assert MEANINGS.keys() - found.metrics.keys() == undefined
     assert all(math.isfinite(value) for value in found.metrics.values())
-    assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["num_tracklets"] == sum(counts)
-    assert "without labels" in text(found)
+    result = json.loads(json.dumps(found.as_result(), allow_nan=False))
+    assert result["label_free"]["num_tracklets"] == sum(counts)
+    assert "without labels" in text(result)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1])
@@ -149,7 +150,9 @@ def test_a_model_and_a_dataset(dataset, run):
     assert found.metrics == again.metrics
     whole = embed(model, dataset, rows, frames=4)
     assert found.metrics["feature_norm"] == pytest.approx(np.linalg.norm(whole, axis=1).mean(), rel=1e-5)
+    np.testing.assert_allclose(found.features, whole, rtol=1e-5, atol=1e-6)
     assert set(found.metrics) == set(MEANINGS)
+    assert set(found.flat) == {f"label_free/{name}" for name in MEANINGS}
 
 
 def test_a_sample_is_evenly_spaced_in_each_camera(dataset):

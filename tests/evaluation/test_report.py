@@ -5,16 +5,25 @@ import html.parser
 import re
 
 from taudl_dist.evaluation.evaluate import Protocol, rank, result
+from taudl_dist.evaluation.label_free import MEANINGS, label_free
 from taudl_dist.evaluation.probes import read_probes
-from taudl_dist.evaluation.report import write_report
+from taudl_dist.evaluation.report import Ranking, write_report
+from taudl_dist.model import load_model
 
 
-def written(dataset, run, path):
+def written(dataset, run, path, **others):
     protocol, probes = Protocol(), read_probes(dataset)
     ranked = rank(dataset, probes, run, protocol=protocol, baselines=True)
     facts = result(ranked, dataset, run, protocol=protocol)
-    write_report(path, result=facts, ranked=ranked, probes=probes, protocol=protocol, dataset=dataset, run=run)
+    ranking = Ranking(ranked=ranked, probes=probes, protocol=protocol)
+    write_report(path, result=facts, ranking=ranking, dataset=dataset, run=run, **others)
     return path.read_text()
+
+
+def parts(dataset, run):
+    """Everything beside a ranking that a report may hold."""
+    model = load_model(run)
+    return {"model": model, "unlabelled": label_free(model, dataset)}
 
 
 class Tags(html.parser.HTMLParser):
@@ -33,11 +42,12 @@ class Tags(html.parser.HTMLParser):
 
 
 def test_report_stands_alone(dataset, run, tmp_path):
-    page = written(dataset, run, tmp_path / "new" / "report.html")
-    for heading in ("Results", "Curves", "Rank lists", "Distances", "Training tracklets", "Facts"):
+    page = written(dataset, run, tmp_path / "new" / "report.html", **parts(dataset, run))
+    for heading in ("Results", "CMC", "Rank lists", "Distances", "Without labels", "Losses", "Map",
+                    "Where the feature comes from", "Training tracklets", "Facts"):  # fmt: skip
         assert f"<h2>{heading}</h2>" in page
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert len(pictures) == 5
+    assert len(pictures) == 8
     assert all(base64.b64decode(picture)[:4] == b"\x89PNG" for picture in pictures)
     assert not re.search(r"https?://", page)
     assert dataset.digest in page
@@ -49,7 +59,29 @@ def test_report_stands_alone(dataset, run, tmp_path):
 
 
 def test_the_same_evaluation_gives_the_same_report(dataset, run, tmp_path):
-    assert written(dataset, run, tmp_path / "a.html") == written(dataset, run, tmp_path / "b.html")
+    first, second = (
+        written(dataset, run, tmp_path / f"{name}.html", **parts(dataset, run)) for name in ("a", "b")
+    )  # fmt: skip
+    assert first == second
+
+
+def test_without_labels(dataset, run, tmp_path):
+    facts = {
+        "dataset": "d",
+        "dataset_digest": "e",
+        "model": "m",
+        "model_digest": "f",
+        "frames": 0,
+        "metric": "euclidean",
+    }
+    pictures = write_report(tmp_path / "r.html", result=facts, dataset=dataset, run=run, **parts(dataset, run))
+    assert list(pictures) == ["camera pairs", "losses", "map", "activation maps", "tracklets"]
+    page = (tmp_path / "r.html").read_text()
+    assert "<h2>Results</h2>" not in page
+    assert all(name.replace("_", " ") in page for name in MEANINGS)
+    parser = Tags()
+    parser.feed(page)
+    assert parser.stack == []
 
 
 def test_without_curves_where_the_run_has_none(dataset, run, tmp_path):
