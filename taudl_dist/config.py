@@ -179,6 +179,30 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Checkpoints that are evaluated while training goes on, in processes of their own; training does not depend on it."""
+
+    every: int = 0
+    """Steps between checkpoints that are evaluated, the last step is one too; 0: none. Each becomes a model in MLflow, weights and all."""
+    data: str = ""
+    """Dataset to evaluate on; empty: the one trained on."""
+    metric: str = ""
+    """The number by which a checkpoint is the best, more being better; empty: mAP, or what the label-free report leads with."""
+    frames: int = 0
+    """Evenly spaced frames pooled per tracklet; 0 takes all, or as many as the benchmark's protocol says."""
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 0, "evaluation.every", self.every, "0 (none) or a number of steps")
+        _require(self.frames >= 0, "evaluation.frames", self.frames, "0 (all) or more")
+        for name in ("data", "metric", "frames"):
+            if getattr(self, name) and not self.every:
+                raise UsageError(
+                    f"evaluation.{name} is {getattr(self, name)!r}, but no checkpoint is evaluated; add --evaluate-every N, or"
+                    f" leave evaluation.{name} out"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
     """Where MLflow keeps the run."""
 
@@ -225,6 +249,7 @@ class Config:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:

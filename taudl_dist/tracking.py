@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def start(config: Config, info: Mapping[str, Any]) -> dict[str, Any] | None:
     if uri is None:
         return None
     old = info["mlflow"]
-    with _tolerated(f"MLflow at {uri} is out of reach; the run is not in it so far"):
+    with tolerated(f"MLflow at {uri} is out of reach; the run is not in it so far"):
         client = connect(uri)
         if old and old["uri"] == uri:
             client.update_run(old["run_id"], status="RUNNING")
@@ -104,7 +104,7 @@ def _create(client: Any, config: Config, info: Mapping[str, Any], *, uri: str) -
     )
     run_id = run.info.run_id
     client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in flatten(to_dict(config)).items()])
-    client.log_inputs(run_id, [_dataset_input(config, digest)])
+    client.log_inputs(run_id, [_dataset_input(config.data, digest, context="training")])
     client.log_artifact(run_id, str(Path(config.out) / "config.yaml"))
     return {"uri": uri, "experiment": name, "experiment_id": experiment_id, "run_id": run_id, "model_id": None}
 
@@ -126,29 +126,44 @@ class Follower:
     Args:
         place: what `start` returned.
         metrics: metrics.jsonl, to which lines are only appended from now on.
+        begin: creates the run where MLflow was out of reach when `start` was called; None as long as it still is.
     """
 
-    def __init__(self, place: Mapping[str, Any], metrics: Path) -> None:
+    def __init__(
+        self,
+        place: Mapping[str, Any] | None,
+        metrics: Path,
+        *,
+        begin: Callable[[], Mapping[str, Any] | None] = lambda: None,
+    ) -> None:
         self._place = place
+        self._begin = begin
         self._metrics = metrics
         self._offset = 0
         self._after: int | None = None
         self._failures = 0
         self._not_before = 0.0
 
-    def send(self, *, now: bool = False) -> None:
-        """Sends what is new; after a failure it waits longer and longer before it tries again, unless `now`."""
+    def send(self, *, now: bool = False) -> bool:
+        """Sends what is new; after a failure it waits longer and longer before it tries again, unless `now`.
+
+        Returns:
+            Whether MLflow has everything.
+        """
         if time.monotonic() < self._not_before and not now:
-            return
-        with _tolerated(f"MLflow at {self._place['uri']} is out of reach; metrics wait in {self._metrics.name}"):
-            self._send()
-            self._failures = 0
-            return
+            return False
+        self._place = self._place or self._begin()
+        if self._place:
+            with tolerated(f"MLflow at {self._place['uri']} is out of reach; metrics wait in {self._metrics.name}"):
+                self._send(self._place)
+                self._failures = 0
+                return True
         self._not_before = time.monotonic() + _PAUSES_S[min(self._failures, len(_PAUSES_S) - 1)]
         self._failures += 1
+        return False
 
-    def _send(self) -> None:
-        client, run_id = connect(self._place["uri"]), self._place["run_id"]
+    def _send(self, place: Mapping[str, Any]) -> None:
+        client, run_id = connect(place["uri"]), place["run_id"]
         if self._after is None:
             self._after = max((metric.step for metric in client.get_metric_history(run_id, "train/loss")), default=-1)
         with self._metrics.open("rb") as file:
@@ -166,22 +181,21 @@ class Follower:
 
 def finish(
     place: Mapping[str, Any], metrics: Path, *, status: str, model: Mapping[str, Any] | None = None
-) -> str | None:
+) -> dict[str, Any] | None:
     """Sends what is left and closes the run with FINISHED, FAILED or KILLED; logs the final model.
 
     Args:
         model: weights (path), sha256, dataset_digest, step of the final weights.
 
     Returns:
-        The id of the logged model, or None.
+        `place` with the id of the final model, or None if MLflow did not get everything.
     """
-    if metrics.exists():
-        Follower(place, metrics).send(now=True)
-    with _tolerated(f"MLflow at {place['uri']} is out of reach; run {place['run_id']} stays as it is there"):
+    is_sent = Follower(place, metrics).send(now=True) if metrics.exists() else True
+    with tolerated(f"MLflow at {place['uri']} is out of reach; run {place['run_id']} stays as it is there"):
         client = connect(place["uri"])
-        model_id = place["model_id"] or (_log_model(client, place, model) if model else None)
+        model_id = place["model_id"] or (_final_model(client, place, model) if model else None)
         client.set_terminated(place["run_id"], status=status)
-        return model_id
+        return {**place, "model_id": model_id} if is_sent else None
     return None
 
 
@@ -203,23 +217,24 @@ def log_evaluation(
     Returns:
         The MLflow run id; None where the run is not tracked or its server is out of reach (then a warning is on stderr).
     """
+    from taudl_dist.tracked_models import by_step
+
     info_path = Path(run_folder) / "run.json"
     place = None
-    with _tolerated(f"{info_path} is not what a run wrote; the evaluation is not in MLflow"):
+    with tolerated(f"{info_path} is not what a run wrote; the evaluation is not in MLflow"):
         place = json.loads(info_path.read_text())["mlflow"] if info_path.is_file() else None
     if place is None:
         return None
     if step is None:
         step = json.loads((Path(run_folder) / "model.json").read_text()).get("step", 0)
-    with _tolerated(f"MLflow at {place['uri']} is out of reach; the evaluation is not in it"):
-        from mlflow.entities import Metric
-
-        client, stamp = connect(place["uri"]), int(time.time() * 1000)
+    with tolerated(f"MLflow at {place['uri']} is out of reach; the evaluation is not in it"):
+        client = connect(place["uri"])
+        model = by_step(client, place).get(step)
+        model_id = model.model_id if model else place["model_id"]
         numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        about = {"model_id": place["model_id"], "dataset_name": "evaluation", "dataset_digest": dataset_digest[:36]}
-        client.log_batch(
-            place["run_id"],
-            metrics=[Metric(f"eval/{k}", v, stamp, step, run_id=place["run_id"], **about) for k, v in numbers.items()],
+        data = str(metrics.get("dataset", "evaluation"))
+        log_numbers(
+            client, place, numbers, step=step, time_s=time.time(), model_id=model_id, data=data, digest=dataset_digest
         )
         for artifact in artifacts:
             client.log_artifact(place["run_id"], str(artifact), "evaluation")
@@ -227,14 +242,51 @@ def log_evaluation(
     return None
 
 
-def _log_model(client: Any, place: Mapping[str, Any], model: Mapping[str, Any]) -> str:
-    """A logged model that points to the weights, which stay in the run folder."""
+def log_numbers(
+    client: Any,
+    place: Mapping[str, Any],
+    numbers: Mapping[str, float],
+    *,
+    step: int,
+    time_s: float,
+    model_id: str | None,
+    data: str,
+    digest: str,
+) -> None:
+    """Numbers of an evaluation as `eval/<name>`, of the run and of the model, with the dataset as an input of the run.
+
+    Args:
+        step: steps behind the model's weights.
+        data: place of the dataset.
+        digest: digest of the dataset.
+    """
+    from mlflow.entities import Metric
+
+    client.log_inputs(place["run_id"], [_dataset_input(data, digest, context="evaluation")])
+    about = {"model_id": model_id, "dataset_name": location.name(data), "dataset_digest": digest[:36]}
+    stamp = int(time_s * 1000)
+    client.log_batch(
+        place["run_id"],
+        metrics=[
+            Metric(f"eval/{name}", float(value), stamp, step, run_id=place["run_id"], **about)
+            for name, value in numbers.items()
+        ],
+    )
+
+
+def _final_model(client: Any, place: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """The logged model of the final weights: that of their evaluation, or one that points to them in the run folder."""
     import mlflow
     from mlflow.entities import LoggedModelOutput
 
+    from taudl_dist.tracked_models import NAME, by_step
+
+    evaluated = by_step(client, place).get(model["step"])
+    if evaluated:
+        return evaluated.model_id
     mlflow.set_tracking_uri(place["uri"])
     logged = mlflow.create_external_model(
-        name="taudl-reid",
+        name=NAME,
         source_run_id=place["run_id"],
         experiment_id=place["experiment_id"],
         model_type="re-identification",
@@ -252,16 +304,16 @@ def _metrics_of(row: Mapping[str, Any]) -> list[Any]:
     return [Metric(f"train/{name}", float(row[name]), stamp, row["step"]) for name in names]
 
 
-def _dataset_input(config: Config, digest: str) -> Any:
+def _dataset_input(data: str, digest: str, *, context: str) -> Any:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(
-        name=location.name(config.data),
+        name=location.name(data),
         digest=digest[:36],  # MLflow's column holds no more; the whole one is a tag of the run
         source_type="local",
-        source=json.dumps({"uri": location.absolute(config.data)}),
+        source=json.dumps({"uri": location.absolute(data)}),
     )
-    return DatasetInput(dataset=dataset, tags=[InputTag(key="mlflow.data.context", value="training")])
+    return DatasetInput(dataset=dataset, tags=[InputTag(key="mlflow.data.context", value=context)])
 
 
 def artifacts(uri: str, experiment: str) -> str | None:
@@ -297,10 +349,15 @@ def _user() -> str:
 
 
 @contextlib.contextmanager
-def _tolerated(warning: str) -> Iterator[None]:
+def tolerated(warning: str) -> Iterator[None]:
     """Whatever goes wrong between us and the tracking server becomes one line."""
     try:
         yield
     except Exception as error:  # network, database, HTTP and MLflow errors have no common ancestor
-        reason = str(error).strip().splitlines()
-        log(f"warning: {warning} ({type(error).__name__}: {reason[0][:200] if reason else ''})")
+        log(f"warning: {warning} ({one_line(error)})")
+
+
+def one_line(error: Exception) -> str:
+    """Kind and first line of an error of MLflow's."""
+    reason = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {reason[0][:200] if reason else ''}"

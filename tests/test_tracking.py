@@ -60,8 +60,9 @@ def test_a_run_from_start_to_evaluation(tmp_path: Path, monkeypatch: pytest.Monk
 
     (run.path / "model.json").write_text(json.dumps({"step": 410}))
     model = {"weights": "w", "sha256": "s", "dataset_digest": "d", "step": 410}
-    model_id = tracking.finish(place, run.metrics, status="FINISHED", model=model)
-    run.update(mlflow={**place, "model_id": model_id})
+    ended = tracking.finish(place, run.metrics, status="FINISHED", model=model)
+    assert ended is not None
+    run.update(mlflow=ended)
     report = tmp_path / "report.txt"
     report.write_text("hello")
     metrics = {"rank1": 0.5, "mAP": 0.25, "num_valid_queries": 7, "protocol": "text is left out"}
@@ -76,7 +77,7 @@ def test_a_run_from_start_to_evaluation(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.inputs.dataset_inputs[0].dataset.digest == "d" * 36
     assert found.data.metrics["eval/rank1"] == 0.5
     assert {file.path for file in client.list_artifacts(place["run_id"])} == {"config.yaml", "evaluation"}
-    logged = client.get_logged_model(model_id)
+    logged = client.get_logged_model(ended["model_id"])
     assert logged.tags["weights"] == "w"
     assert {metric.key: metric.value for metric in logged.metrics} == {
         "eval/rank1": 0.5,

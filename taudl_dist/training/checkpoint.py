@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from taudl_dist.training.world import World
 
 FORMAT = "taudl-checkpoint"
 VERSION = 2
-_BACKBONE = "backbone.safetensors"
+BACKBONE = "backbone.safetensors"
 
 Part = tuple[dict[str, torch.Tensor], dict[str, str]]
 """Tensors and metadata of one file."""
@@ -50,11 +50,21 @@ class Saver:
         attempt: hexadecimal name of this start of the run, the same on all ranks.
         identity: what a run must have in common to go on from here (dataset digest, plan version, seed).
         keep: newest complete checkpoints kept.
+        pinned: names of checkpoints to keep beside them, asked on rank 0 before each pruning.
     """
 
-    def __init__(self, folder: Path, *, attempt: str, world: World, identity: Mapping[str, Any], keep: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        attempt: str,
+        world: World,
+        identity: Mapping[str, Any],
+        keep: int,
+        pinned: Callable[[], Collection[str]] = frozenset,
+    ) -> None:
         self._folder, self._attempt, self._world = folder, attempt, world
-        self._identity, self._keep = identity, keep
+        self._identity, self._keep, self._pinned = identity, keep, pinned
         self._under_way: _Writing | None = None
 
     @property
@@ -72,7 +82,7 @@ class Saver:
         assert self._under_way is None
         parts = {f"heads-{self._world.rank:05d}.safetensors": _copy(heads.state())}
         if self._world.rank == 0:
-            parts[_BACKBONE] = _copy((backbone.state(), {}))
+            parts[BACKBONE] = _copy((backbone.state(), {}))
         path = self._folder / f"step-{step:010d}-{self._attempt}"
         self._under_way = _Writing(step=step, path=path, parts=parts)
         self._under_way.thread.start()
@@ -115,7 +125,7 @@ class Saver:
             )
         head = {"format": FORMAT, "version": VERSION, "step": writing.step, "world_size": self._world.size}
         write_json(path / COMPLETE, {**head, **self._identity, "files": files})
-        _prune(self._folder, keep=self._keep, attempt=self._attempt, step=writing.step)
+        _prune(self._folder, keep=self._keep, attempt=self._attempt, step=writing.step, pinned=self._pinned())
         return path
 
 
@@ -164,7 +174,7 @@ def load(
     if problem:
         raise UserError(f"{problem}; delete the folder {path} to go on from the checkpoint before it")
     files = {name: safe_open(path / name, framework="pt") for name in names}
-    backbone_file = files.pop(_BACKBONE)
+    backbone_file = files.pop(BACKBONE)
     known = set(backbone_file.keys())
     try:
         backbone.load(lambda key: backbone_file.get_tensor(key) if key in known else None)
@@ -202,7 +212,7 @@ def _read_complete(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     try:
         complete = json.loads((path / COMPLETE).read_text())
         found = {key: complete[key] for key in ("format", "version", "step")}
-        [(entry["bytes"], entry["sha256"]) for entry in (complete["files"][_BACKBONE], *complete["files"].values())]
+        [(entry["bytes"], entry["sha256"]) for entry in (complete["files"][BACKBONE], *complete["files"].values())]
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(
             f"checkpoint {path / COMPLETE}: not readable as written ({error!r}); delete the folder {path}"
@@ -232,11 +242,24 @@ def _damage(path: Path, files: dict[str, dict[str, Any]], names: list[str]) -> s
     return None
 
 
-def _prune(folder: Path, *, keep: int, attempt: str, step: int) -> None:
+def prune(folder: Path, *, keep: int, pinned: Collection[str]) -> None:
+    """Removes complete checkpoints but the newest and the pinned ones."""
+    old = sorted(complete(folder), key=lambda path: path.name)[:-keep]
+    for path in old:
+        if path.name not in pinned:
+            _remove(path)
+
+
+def _prune(folder: Path, *, keep: int, attempt: str, step: int, pinned: Collection[str]) -> None:
     """Removes the oldest checkpoints, and what lost attempts left: unfinished ones, and ones ahead of this attempt."""
     kept = sorted(all_complete(folder), key=lambda path: path.name)
     others = [path for path in folder.iterdir() if NAME.fullmatch(path.name) and not path.name.endswith(attempt)]
     lost = [path for path in others if path not in kept or step_of(path) > step]
-    for path in [path for path in kept if path not in lost][:-keep] + lost:
-        (path / COMPLETE).unlink(missing_ok=True)  # first, so that a killed removal leaves nothing that looks complete
-        shutil.rmtree(path, ignore_errors=True)
+    old = [path for path in kept if path not in lost][:-keep]
+    for path in [path for path in old if path.name not in pinned] + lost:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    (path / COMPLETE).unlink(missing_ok=True)  # first, so that a killed removal leaves nothing that looks complete
+    shutil.rmtree(path, ignore_errors=True)

@@ -24,8 +24,7 @@ def track(path, **tags):
     for name, value in tags.items():
         tracking.connect(place["uri"]).set_tag(place["run_id"], name.replace("__", "."), value)
     model = {"weights": "w", "sha256": f"weights of {path.name}", "dataset_digest": "d", "step": 40}
-    model_id = tracking.finish(place, run.metrics, status="FINISHED", model=model)
-    run.update(mlflow={**place, "model_id": model_id})
+    run.update(mlflow=tracking.finish(place, run.metrics, status="FINISHED", model=model))
     return place
 
 
