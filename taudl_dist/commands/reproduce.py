@@ -102,12 +102,15 @@ def _experiment(args: ReproduceArgs, settings: dict[str, Any]) -> Experiment:
         )
     if args.test_frames < 0:
         raise UsageError(f"--test-frames {args.test_frames}: expected 0 (all) or more")
+    out = Path(args.out).resolve()
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out}: found a file, expected a folder")
     return Experiment(
         table=table,
         rows=table.select([name for name in args.rows.split(",") if name]),
         datasets=tuple(open_dataset(data) for data in args.data),
         seeds=parse_seeds(args.seeds),
-        out=Path(args.out).resolve(),
+        out=out,
         settings=unflatten(settings),
         frames=args.test_frames,
     )

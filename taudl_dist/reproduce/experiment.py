@@ -62,9 +62,17 @@ class Experiment:
         """Datasets by benchmark, whose splits count as one; other data by the name of their folder."""
         found: dict[str, tuple[Dataset, ...]] = {}
         for dataset in self.datasets:
-            name = group_of(dataset)
+            name = self.group_of(dataset)
             found[name] = (*found.get(name, ()), dataset)
         return found
+
+    def group_of(self, dataset: Dataset) -> str:
+        """The benchmark a dataset is, as its protocol is called, or else its own name."""
+        protocol = benchmark_of(dataset.info["settings"])
+        if protocol != "standard":
+            return protocol
+        namesakes = [other for other in self.datasets if other.name == dataset.name]
+        return dataset.name if len(namesakes) == 1 else f"{dataset.name} {dataset.digest[:6]}"
 
     @property
     def has_duplication(self) -> bool:
@@ -79,7 +87,7 @@ class Experiment:
             for seed in self.seeds
             for dataset in self.datasets
             for row in self.rows
-            if _takes_part(row, dataset, self.groups[group_of(dataset)])
+            if _takes_part(row, dataset, self.groups[self.group_of(dataset)])
         ]
 
     def config(self, row: Row, *, seed: int) -> Config:
@@ -191,12 +199,6 @@ def state(experiment: Experiment, job: Job) -> str:
     return f"{'done' if is_evaluated else 'trained'}, {run}"
 
 
-def group_of(dataset: Dataset) -> str:
-    """The benchmark a dataset is, as its protocol is called, or else its own name."""
-    name = benchmark_of(dataset.info["settings"])
-    return dataset.name if name == "standard" else name
-
-
 def protocol_of(dataset: Dataset, *, frames: int) -> Protocol:
     """The protocol of its benchmark."""
     return dataclasses.replace(BENCHMARKS[benchmark_of(dataset.info["settings"])].protocol, frames=frames)
@@ -229,10 +231,9 @@ def _check_group(name: str, members: tuple[Dataset, ...], *, has_duplication: bo
     for dataset in members:
         which = tuple(dataset.info["settings"].get(setting) for setting in told_by)
         if which in seen:
-            said = ", ".join(f"{setting} {value}" for setting, value in zip(told_by, which))
             raise UsageError(
-                f"--data {seen[which]} {dataset.location}: both are {name} with {said}, and would count as one; give one of"
-                " them, or each an --out of its own"
+                f"--data {seen[which]} {dataset.location}: both are {name} with the same {' and '.join(told_by)}, and would count as"
+                " one; give one of them, or each an --out of its own"
             )
         seen[which] = dataset.location
     imported = {dataset.info["settings"].get(_DUPLICATION, 0.0) for dataset in members}

@@ -13,7 +13,9 @@ from taudl_dist.reproduce.published import is_in, published
 
 _SAID: dict[str, Callable[[Any, Any], str]] = {
     "model.name": lambda ours, theirs: f"network {ours}, not {theirs}",
-    "model.weights": lambda ours, theirs: f"weights at the start: {ours or 'random'}, not those of {theirs}",
+    "model.weights": lambda ours, theirs: (
+        f"weights at the start from {ours or 'chance'}, where the paper's are {theirs}"
+    ),
     "model.feature_dim": lambda ours, theirs: f"{ours} features, not {theirs:,}",
     "batch.images": lambda ours, theirs: f"batches of at most {ours} images, not {theirs}",
     "batch.height": lambda ours, theirs: f"images {ours} pixels high, not {theirs}",

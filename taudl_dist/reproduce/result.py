@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taudl_dist.reproduce import published
-from taudl_dist.reproduce.experiment import Experiment, Outcome, group_of
+from taudl_dist.reproduce.experiment import Experiment, Outcome
 from taudl_dist.reproduce.tables import Row
 
 BySeed = Mapping[int, Mapping[str, float]]
@@ -140,12 +140,11 @@ def _block(experiment: Experiment, name: str, outcomes: Sequence[Outcome]) -> Bl
         rates = tuple(
             rate for rate in rates if any(rate in published.numbers(table, row, name) for row in published.rows(table))
         )
+    digests = {dataset.digest for dataset in members}
+    jobs = [job for job in experiment.jobs if job.dataset.digest in digests]
+    splits = {row.name: len({job.dataset.digest for job in jobs if job.row == row}) for row in experiment.rows}
     own = {
-        row.name: [o for o in outcomes if o.job.row == row and group_of(o.job.dataset) == name]
-        for row in experiment.rows
-    }
-    splits = {
-        row.name: len({job.dataset.digest for job in experiment.jobs if job.row == row and job.dataset in members})
+        row.name: [o for o in outcomes if o.job.row == row and o.job.dataset.digest in digests]
         for row in experiment.rows
     }
     measured = {row: by_seed(mine, rates=rates, num_splits=splits[row]) for row, mine in own.items()}
