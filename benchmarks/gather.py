@@ -117,7 +117,7 @@ def run(
         means.append(features.detach())
         return features
 
-    type(learner).embed = observe  # type: ignore[method-assign]
+    type(learner).embed = observe  # type: ignore[method-assign, assignment]
     try:
         for batch in loader:
             means.clear()
@@ -131,7 +131,7 @@ def run(
                 composition = batch.composition
                 (early if quarter == 0 else late).count(tracklets, composition.cameras, composition.labels)
     finally:
-        type(learner).embed = embed  # type: ignore[method-assign]
+        type(learner).embed = embed  # type: ignore[method-assign, assignment]
     assert world.size == 1
     return {**early.rates("early"), **late.rates("late")}
 
