@@ -42,8 +42,6 @@ def activation_maps(
     Raises:
         UserError: an image that does not decode.
     """
-    import torch
-
     from taudl_dist.batches.pipeline import CorruptImageError, DecodePipeline
 
     height, width = model.image_size
@@ -54,8 +52,7 @@ def activation_maps(
     except CorruptImageError as error:
         raise UserError(f"{images[error.position][0]}: {error.reason}; run `taudl validate`") from None
     model = model.to(device).eval()
-    with torch.enable_grad():
-        places = contributions(model, pixels.to(next(model.parameters()).dtype)).cpu().numpy()
+    places = contributions(model, pixels.to(next(model.parameters()).dtype)).cpu().numpy()
     most = np.maximum(places.max((1, 2), keepdims=True), np.finfo(np.float32).tiny)
     shares = np.clip(places, 0, None) / most
     return [ActivationMap(caption=text, jpeg=jpeg, share=share) for (text, jpeg), share in zip(images, shares)]
@@ -77,11 +74,12 @@ def contributions(model: ReidModel, pixels: torch.Tensor) -> torch.Tensor:
 
     hooks = [layer.register_forward_hook(keep) for layer in model.backbone.modules()]
     try:
-        features = model(pixels.requires_grad_(), [len(pixels)])
+        with torch.enable_grad():
+            features = model(pixels.requires_grad_(), [len(pixels)])
+            (gradient,) = torch.autograd.grad(features.square().sum() / 2, maps[0])
     finally:
         for hook in hooks:
             hook.remove()
-    (gradient,) = torch.autograd.grad(features.square().sum() / 2, maps[0])
     return (gradient * maps[0]).sum(1).detach()
 
 

@@ -129,7 +129,7 @@ def distance_histogram(same: np.ndarray, different: np.ndarray, *, label: str = 
             alpha=0.5,
             label=f"{name} ({len(values):,} pairs)",
         )
-    axes.set(xlabel=f"{label} between two cameras", ylabel="density")
+    axes.set(xlabel=f"{label} of two tracklets of different cameras", ylabel="density")
     axes.legend(frameon=False)
     return png(figure)
 

@@ -70,6 +70,12 @@ def test_contact_sheet_has_a_row_a_tracklet():
     assert (sheet[20 : 20 + 20, :left] < 128).any()  # the caption
 
 
+def shares(count):
+    values = np.random.default_rng(0).uniform(0.1, 0.6, (count, count))
+    np.fill_diagonal(values, np.nan)
+    return values
+
+
 CURVES = {
     "cmc": lambda: figures.cmc_curve({"model": np.linspace(0.2, 0.9, 50), "other": [0.1]}),
     "losses": lambda: figures.loss_curves(
@@ -84,6 +90,11 @@ CURVES = {
         },
         colours={"a": 0, "b": 0},
     ),
+    "camera pairs": lambda: figures.camera_matrix(shares(4), cameras=[f"cam{number}" for number in range(4)]),
+    "many cameras": lambda: figures.camera_matrix(
+        shares(90), cameras=[f"north entrance {number}" for number in range(90)]
+    ),
+    "no pairs": lambda: figures.camera_matrix(shares(3) * 0, cameras=["a", "b", "c"]),
     "one distance": lambda: figures.distance_histogram(np.array([0.5]), np.array([0.5])),
 }
 
@@ -94,6 +105,29 @@ def test_curves_are_the_same_bytes_every_time(draw):
     assert first == draw()
     assert b"Matplotlib" not in first
     assert opened(first).width > 500
+
+
+def test_camera_matrix_is_dark_where_many_pairs_are_and_grey_where_none_can_be():
+    values = np.array([[np.nan, 0.9], [0.1, np.nan]])
+    picture = np.asarray(opened(figures.camera_matrix(values, cameras=["a", "b"])), np.int64)
+    is_grey = (picture == 0xEE).all(2)
+    rows, columns = np.nonzero(is_grey)
+    top, bottom, left, right = rows.min(), rows.max(), columns.min(), columns.max()
+    quarter = (bottom - top) // 4, (right - left) // 4
+    dark, pale = (
+        picture[top + quarter[0] // 2, right - quarter[1]],
+        picture[bottom - quarter[0] // 2, left + quarter[1]],
+    )
+    assert dark.sum() < 300
+    assert pale.sum() > 600
+
+
+def test_long_captions_are_shortened():
+    name = "a camera with a very long name"
+    sheet = np.asarray(opened(figures.contact_sheet({f"{name}\ntracklet 7": [encoded("red")]})))
+    assert (sheet[:, MARGIN + 117 : MARGIN + 120] == 255).all()  # between text and images
+    short = np.asarray(opened(figures.contact_sheet({"cam\ntracklet 7": [encoded("red")]})))
+    assert (short < 128).any()
 
 
 def test_distance_histogram_is_green_left_and_red_right():
