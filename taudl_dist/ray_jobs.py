@@ -40,14 +40,10 @@ def connect(address: str = "") -> Any:
         UserError: no token, a wrong one, or nobody there.
     """
     address = address or os.environ.get("RAY_API_SERVER_ADDRESS", "") or DEFAULT_ADDRESS
-    place = urlsplit(address)
-    if place.scheme not in ("http", "https") or not place.hostname or place.username:
-        raise UsageError(
-            f"address {_without_user(address)!r}: expected http://HOST:8265 or https://HOST, with nobody's name in it"
-        )
+    scheme, host = _parts(address)
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray lets it win over an argument
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    _check_token(place.scheme, place.hostname)
+    mode = _check_token(scheme, host)
     import logging
 
     from ray.exceptions import AuthenticationError
@@ -58,6 +54,8 @@ def connect(address: str = "") -> Any:
     try:
         return JobSubmissionClient(address)
     except AuthenticationError:
+        if mode == "disabled":
+            raise UserError(f"{address} asks for a token, and RAY_AUTH_MODE=disabled sends none; unset it") from None
         raise UserError(
             f"{address} refuses this token; RAY_AUTH_TOKEN, or the file of RAY_AUTH_TOKEN_PATH (~/.ray/auth_token), must hold the"
             " one the cluster was started with"
@@ -69,16 +67,26 @@ def connect(address: str = "") -> Any:
         ) from None
 
 
-def _without_user(address: str) -> str:
-    return re.sub(r"//[^/@]*@", "//...@", address)
+def _parts(address: str) -> tuple[str, str]:
+    """Scheme and host of an address that may be shown to everybody."""
+    try:
+        place = urlsplit(address)
+        if place.scheme in ("http", "https") and place.hostname and not place.username:
+            return place.scheme, place.hostname
+    except ValueError:  # brackets without an address
+        pass
+    shown = re.sub(r"//[^/@]*@", "//...@", address)
+    raise UsageError(f"address {shown!r}: expected http://HOST:8265 or https://HOST, with nobody's name in it")
 
 
-def _check_token(scheme: str, host: str) -> None:
-    """Token authentication unless RAY_AUTH_MODE says otherwise; Ray reads the token by itself."""
+def _check_token(scheme: str, host: str) -> str:
+    """The mode of authentication, `token` unless RAY_AUTH_MODE says otherwise; Ray reads the token by itself."""
     mode = os.environ.setdefault("RAY_AUTH_MODE", "token").lower()
+    if mode == "disabled":
+        log("warning: RAY_AUTH_MODE=disabled; a cluster that asks for no token runs anybody's code")
+        return mode
     if mode != "token":
-        log(f"warning: RAY_AUTH_MODE={mode}; a cluster that asks for no token runs anybody's code")
-        return
+        raise UsageError(f"RAY_AUTH_MODE={mode}: expected token or disabled")
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if not os.environ.get("RAY_AUTH_TOKEN") and not path.is_file():
         raise UserError(
@@ -87,6 +95,7 @@ def _check_token(scheme: str, host: str) -> None:
         )
     if scheme == "http" and host not in ("127.0.0.1", "::1", "localhost"):
         log(f"warning: the token goes to {host} unencrypted; use https, or a tunnel that ends on 127.0.0.1")
+    return mode
 
 
 def read_runtime_env(path: Path) -> dict[str, Any]:
