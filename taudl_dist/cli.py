@@ -34,6 +34,7 @@ COMMANDS = {
     "export": "a model as one ONNX or torch.export file, its numbers checked",
     "reproduce": "the paper's Tables 2-6: rows run, beside the published numbers",
     "compare": "training runs side by side: settings, data, numbers, curves",
+    "sync": "bring to MLflow what it missed of a run",
 }
 """Name of each command (a module of taudl_dist.commands) and what it is for."""
 

@@ -187,7 +187,7 @@ class EvaluationConfig:
     data: str = ""
     """Dataset to evaluate on; empty: the one trained on."""
     metric: str = ""
-    """The number by which a checkpoint is the best, more being better; empty: mAP, or what the label-free report leads with."""
+    """The number by which a checkpoint is the best, more being better; empty: mAP, or without people label_free/nearer_than_own_camera."""
     frames: int = 0
     """Evenly spaced frames pooled per tracklet; 0 takes all, or as many as the benchmark's protocol says."""
 

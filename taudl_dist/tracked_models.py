@@ -157,7 +157,7 @@ def register(folder: Path, run: Path, *, name: str, alias: str) -> dict[str, Any
         alias: such as champion; it leaves the version that had it.
 
     Returns:
-        name, version, alias, model_id, uri.
+        name, version, alias, model_id, uri (for MLflow's load_model), mlflow (its address).
 
     Raises:
         UserError: a run that is not in MLflow, or an MLflow that is out of reach or refuses.
@@ -171,6 +171,8 @@ def register(folder: Path, run: Path, *, name: str, alias: str) -> dict[str, Any
         )
     try:
         return _register(tracking.connect(place["uri"]), place, folder, name=name, alias=alias)
+    except UserError:
+        raise
     except Exception as error:  # network, database, HTTP and MLflow errors have no common ancestor
         raise UserError(f"--register {name}: MLflow at {place['uri']}: {tracking.one_line(error)}") from None
 
@@ -204,4 +206,11 @@ def _register(client: Any, place: Mapping[str, Any], folder: Path, *, name: str,
         )
     client.set_registered_model_alias(name, alias, version.version)
     uri = f"models:/{name}@{alias}"
-    return {"name": name, "version": int(version.version), "alias": alias, "model_id": model.model_id, "uri": uri}
+    return {
+        "name": name,
+        "version": int(version.version),
+        "alias": alias,
+        "model_id": model.model_id,
+        "uri": uri,
+        "mlflow": place["uri"],
+    }

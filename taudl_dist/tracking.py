@@ -67,18 +67,20 @@ def start(config: Config, info: Mapping[str, Any]) -> dict[str, Any] | None:
     if uri is None:
         return None
     old = info["mlflow"]
-    with tolerated(f"MLflow at {uri} is out of reach; the run is not in it so far"):
+    with tolerated(f"MLflow at {uri} is out of reach; the run is kept in its folder so far"):
         client = connect(uri)
         if old and old["uri"] == uri:
-            client.update_run(old["run_id"], status="RUNNING")
-            return dict(old)
-        return _create(client, config, info, uri=uri)
-    return dict(old) if old and old["uri"] == uri else None
+            place = dict(old)
+            client.update_run(place["run_id"], status="RUNNING")
+        else:
+            place = _create(client, config, info, uri=uri)
+        with tolerated(f"MLflow at {uri} did not take the settings of run {place['run_id']}"):
+            _describe(client, place, config, info)
+        return place
+    return None
 
 
 def _create(client: Any, config: Config, info: Mapping[str, Any], *, uri: str) -> dict[str, Any]:
-    from mlflow.entities import Param
-
     name = config.tracking.experiment
     experiment = client.get_experiment_by_name(name)
     experiment_id = experiment.experiment_id if experiment else client.create_experiment(name, artifacts(uri, name))
@@ -102,11 +104,20 @@ def _create(client: Any, config: Config, info: Mapping[str, Any], *, uri: str) -
         run_name=Path(config.out).resolve().name,
         tags={key: str(value) for key, value in tags.items() if value != ""},
     )
-    run_id = run.info.run_id
-    client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in flatten(to_dict(config)).items()])
-    client.log_inputs(run_id, [_dataset_input(config.data, digest, context="training")])
+    place = {"uri": uri, "experiment": name, "experiment_id": experiment_id, "run_id": run.info.run_id}
+    return {**place, "model_id": None}
+
+
+def _describe(client: Any, place: Mapping[str, Any], config: Config, info: Mapping[str, Any]) -> None:
+    """Settings, dataset and config.yaml of a run that has none; the settings last, which say that all is there."""
+    from mlflow.entities import Param
+
+    run_id = place["run_id"]
+    if client.get_run(run_id).data.params:
+        return
+    client.log_inputs(run_id, [_dataset_input(config.data, info["dataset"]["digest"], context="training")])
     client.log_artifact(run_id, str(Path(config.out) / "config.yaml"))
-    return {"uri": uri, "experiment": name, "experiment_id": experiment_id, "run_id": run_id, "model_id": None}
+    client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in flatten(to_dict(config)).items()])
 
 
 def address(place: Mapping[str, Any]) -> str:

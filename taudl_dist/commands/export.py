@@ -18,13 +18,22 @@ class ExportArgs:
     The file is read back and its features compared with torch's before it gets its name. Size, mean and std that an image must be
     given stand in its metadata (`custom_metadata_map` of onnxruntime; the extra file taudl.json of torch.export).
 
+    With --register, instead or too, the model becomes a version in the registry of the run's MLflow, which
+    `mlflow.pyfunc.load_model("models:/NAME@ALIAS").predict(images)` loads.
+
     Example: taudl export --model RUN --out model.onnx
+
+    Example: taudl export --model RUN/best --register reid --alias champion
     """
 
     model: str
-    """A run folder, a folder with model.safetensors, or that file."""
-    out: str
+    """A run folder, RUN/best, a folder with model.safetensors, or that file."""
+    out: str = ""
     """File to write; its ending decides: .onnx, or .pt2 for torch.export."""
+    register: str = ""
+    """Name of a registered model in MLflow of which this becomes a version; made if there is none."""
+    alias: str = ""
+    """Alias that the version gets, and another version loses; empty: champion."""
     overwrite: bool = False
     """Replace the file if it exists."""
     json: bool = False
@@ -34,10 +43,42 @@ class ExportArgs:
 def main(argv: Sequence[str]) -> None:
     """Exports, and says how far the file's features are from torch's."""
     args = parse(ExportArgs, argv, command="export")
-    written = export(args.model, args.out, overwrite=args.overwrite)
+    _check(args)
+    written = export(args.model, args.out, overwrite=args.overwrite) if args.out else {}
+    registered = register(args.model, args.register, alias=args.alias or "champion") if args.register else {}
     if args.json:
-        print(json.dumps(written))
+        print(json.dumps({**written, **({"registered": registered} if registered else {})}))
         return
+    if written:
+        _say(written)
+    if registered:
+        print(
+            f"{registered['uri']}: version {registered['version']} of {registered['name']}, in {registered['mlflow']}"
+        )
+
+
+def _check(args: ExportArgs) -> None:
+    from taudl_dist.errors import UsageError
+
+    if not args.out and not args.register:
+        raise UsageError("nothing to do: give --out FILE.onnx, or --register NAME")
+    if args.alias and not args.register:
+        raise UsageError("--alias is of a version in MLflow's registry: add --register NAME, or leave it out")
+    if args.overwrite and not args.out:
+        raise UsageError("--overwrite has no meaning without --out")
+
+
+def register(model: str | Path, name: str, *, alias: str) -> dict[str, Any]:
+    """Makes the model of a run a version of a registered model, with an alias; see `taudl_dist.tracked_models.register`."""
+    from taudl_dist import tracked_models
+    from taudl_dist.evaluation.evaluate import weights_path
+    from taudl_dist.training.saved import run_of
+
+    folder = weights_path(model).parent
+    return tracked_models.register(folder, run_of(folder), name=name, alias=alias)
+
+
+def _say(written: dict[str, Any]) -> None:
     print(
         f"{written['path']}: {written['num_bytes']:,} bytes, images {written['height']} x {written['width']} ->"
         f" {written['feature_dim']} numbers; largest difference from torch {written['largest_difference']:.2g}, where the"

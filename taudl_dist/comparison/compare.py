@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taudl_dist.comparison.run import DIGEST_LENGTH, LOSSES, Run
+from taudl_dist.comparison.run import DIGEST_LENGTH, FOLLOWED, LOSSES, Run
 
 SEED = "seed"
 COUNTS = ("num_valid_queries", "num_skipped_queries", "num_query", "num_gallery", "frames")
@@ -69,6 +69,8 @@ def numbers(run: Run) -> dict[str, float]:
     """Final losses and evaluations of a run."""
     losses = {name: run.curves[name].final() for name in LOSSES if name in run.curves}
     results = {name: value for name, value in run.evaluations.items() if name not in COUNTS}
+    courses = {name: run.curves[name].values for name in FOLLOWED if name in run.curves}
+    results |= {f"{name} (best)": float(values.max()) for name, values in courses.items() if len(values) > 1}
     return {name: value for name, value in {**losses, **results}.items() if math.isfinite(value)}
 
 

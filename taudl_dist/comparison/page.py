@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_tools.atomic import whole_file
 from taudl_dist.comparison.compare import Comparison
-from taudl_dist.comparison.run import LOSSES
+from taudl_dist.comparison.run import FOLLOWED, LOSSES
 from taudl_dist.comparison.text import Table, tables
 from taudl_dist.errors import UserError
 from taudl_dist.evaluation import figures
@@ -39,7 +39,7 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 def curves(comparison: Comparison) -> bytes | None:
     """Losses and evaluations over the steps, a panel each, in one PNG; runs of one group in one colour. None: no run has any."""
     panels = {}
-    for name in (*LOSSES, "rank1", "mAP"):
+    for name in (*LOSSES, *FOLLOWED):
         found = {run.name: run.curves[name] for run in comparison.runs if name in run.curves}
         is_course = name in LOSSES or any(len(curve.steps) > 1 for curve in found.values())
         if found and is_course:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from taudl_dist.config import Config, flatten, load_yaml, to_dict
 from taudl_dist.errors import UserError
 
 LOSSES = ("loss", "pctd", "ccta")
+FOLLOWED = ("rank1", "mAP", "label_free/nearer_than_own_camera")
+"""Evaluations whose course over the steps is of interest."""
 DIGEST_LENGTH = 36
 """Characters of a dataset's digest that are compared; MLflow keeps no more of an evaluation's."""
 
@@ -24,6 +26,14 @@ class Curve:
 
     steps: np.ndarray
     values: np.ndarray
+
+    def joined(self, other: Curve | None) -> Curve:
+        """The points of both, where both have a step that of `other`."""
+        if other is None:
+            return self
+        points = {**dict(zip(self.steps, self.values)), **dict(zip(other.steps, other.values))}
+        steps = sorted(points)
+        return Curve(steps=np.array(steps), values=np.array([points[step] for step in steps]))
 
     def final(self) -> float:
         """Mean over the last twentieth of the values: one step's loss is mostly chance."""
@@ -69,6 +79,7 @@ def read_run(path: str | Path) -> Run:
     Raises:
         UserError: no run there, or files that are not what a run wrote.
     """
+    from taudl_dist.training.evaluations import Evaluations
     from taudl_dist.training.run_folder import RunFolder
 
     folder = Path(path)
@@ -77,6 +88,7 @@ def read_run(path: str | Path) -> Run:
     info = RunFolder(path=folder).info()
     settings = _settings(folder / "config.yaml")
     code, outcome = info["code"], info["outcome"] or {}
+    rows = [row for row in Evaluations(run=folder).rows() if "metrics" in row]
     attempts = [str(attempt.get("world_size", "?")) for attempt in info["attempts"]]
     return Run(
         name=folder.resolve().name,
@@ -91,7 +103,9 @@ def read_run(path: str | Path) -> Run:
             workers=", ".join(dict.fromkeys(attempts)) or info["workers"],
         ),
         dataset_digest=info["dataset"]["digest"],
-        curves=_curves(folder / "metrics.jsonl"),
+        curves={**_curves(folder / "metrics.jsonl"), **_courses(rows)},
+        evaluations=rows[-1]["metrics"] if rows else {},
+        evaluated_on=frozenset(row["dataset_digest"][:DIGEST_LENGTH] for row in rows),
         weights_sha256=(outcome.get("model") or {}).get("sha256"),
         tracked=info["mlflow"],
     )
@@ -143,6 +157,17 @@ def _settings(path: Path) -> dict[str, str]:
         return {name: str(value) for name, value in flatten(load_yaml(path)).items()}
     except UserError as error:
         raise UserError(f"{path} is not what a run wrote ({error}); leave the run out") from None
+
+
+def _courses(rows: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
+    """Evaluations over the steps, from evaluations.jsonl."""
+    courses = {}
+    for name in FOLLOWED:
+        points = [(row["step"], row["metrics"][name]) for row in rows if name in row["metrics"]]
+        if points:
+            steps, values = np.array(points, np.float64).T
+            courses[name] = Curve(steps=steps, values=values)
+    return courses
 
 
 def _curves(path: Path) -> dict[str, Curve]:

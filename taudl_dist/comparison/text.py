@@ -66,7 +66,8 @@ def _groups(comparison: Comparison) -> Table:
 
 
 def _title(name: str) -> str:
-    return _NAMES.get(name, name)
+    first, *rest = name.removeprefix("label_free/").split(" ", 1)
+    return " ".join([_NAMES.get(first, first), *rest])
 
 
 def _number(name: str, value: float) -> str:

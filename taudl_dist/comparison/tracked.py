@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from taudl_dist import tracking
-from taudl_dist.comparison.run import DIGEST_LENGTH, LOSSES, Curve, Run, facts, only_decisive
+from taudl_dist.comparison.run import DIGEST_LENGTH, FOLLOWED, LOSSES, Curve, Run, facts, only_decisive
 from taudl_dist.errors import UsageError, UserError
 from taudl_dist.progress import log
 
@@ -24,8 +24,7 @@ _STATUS = {
 }
 _PARENT = "mlflow.parentRunId"
 _EVALUATION = "eval/"
-_FOLLOWED = ("eval/rank1", "eval/mAP")
-"""Evaluations whose course over the steps is of interest."""
+_FOLLOWED = tuple(_EVALUATION + name for name in FOLLOWED)
 
 
 def find_runs(experiment: str, *, filter_string: str = "", uri: str = "") -> list[Run]:
@@ -70,12 +69,16 @@ def with_tracked(run: Run) -> Run:
         client = _client(uri)
         found = client.get_run(run_id)
         parent = found.data.tags.get(_PARENT)
+        courses = _curves(client, found, _FOLLOWED)
         return replace(
             run,
-            evaluations=_evaluations(found),
-            evaluated_on=_evaluated_on(client, found),
+            evaluations={**run.evaluations, **_evaluations(found)},
+            evaluated_on=run.evaluated_on | _evaluated_on(client, found),
             parent=client.get_run(parent).info.run_name if parent else None,
-            curves={**run.curves, **_curves(client, found, _FOLLOWED)},
+            curves={
+                **courses,
+                **{name: curve.joined(courses.get(name)) for name, curve in run.curves.items()},
+            },
         )
     except Exception as error:  # as above
         log(

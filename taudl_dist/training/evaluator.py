@@ -141,11 +141,13 @@ def _reason(code: int, lines: list[str]) -> str:
 
 
 def _line(row: dict[str, Any], best: dict[str, Any] | None) -> str:
-    shown = {"mAP": "mAP", "rank1": "R1"}
-    names = [row["metric"], *(name for name in shown if name != row["metric"] and name in row["metrics"])]
-    numbers = ", ".join(f"{shown.get(name, name)} {100 * row['metrics'][name]:.1f}" for name in names)
+    from taudl_dist.evaluation.evaluate import RATES
+
+    names = [row["metric"], *(name for name in ("mAP", "rank1") if name != row["metric"] and name in row["metrics"])]
+    values = {RATES.get(name, name): row["metrics"].get(name, float("nan")) for name in names}
+    numbers = ", ".join(f"{title} {100 * value:.1f}" for title, value in values.items())
     place = "the best so far" if best and best["step"] == row["step"] else f"best: step {best['step']}" if best else ""
-    return f"evaluated step {row['step']}: {numbers} (percent; {row['seconds']:.0f} s)  {place}"
+    return f"evaluated step {row['step']}: {numbers} (percent; in {row['seconds']:.0f} s)  {place}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

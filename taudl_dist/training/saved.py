@@ -30,3 +30,9 @@ def all_complete(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return [path for path in folder.iterdir() if NAME.fullmatch(path.name) and (path / COMPLETE).is_file()]
+
+
+def run_of(folder: Path) -> Path:
+    """The run folder that a model's folder belongs to: the one that holds its checkpoint, or itself."""
+    real = folder.resolve()
+    return real.parent.parent if NAME.fullmatch(real.name) and real.parent.name == "checkpoints" else folder

@@ -31,9 +31,10 @@ def close(config: Config, run: RunFolder, *, status: str) -> bool:
     """
     if tracking.tracking_uri(config) is None:
         return True
-    place = run.info()["mlflow"] or begin(config, run)
+    place = tracking.start(config, run.info())
     ended = None
     if place:
+        run.update(mlflow=place)
         is_sent = tracked_models.send(run.path, Evaluations(run=run.path).rows())
         model = (run.info()["outcome"] or {}).get("model")
         ended = tracking.finish(place, run.metrics, status=status, model=model) if is_sent else None
@@ -42,3 +43,11 @@ def close(config: Config, run: RunFolder, *, status: str) -> bool:
     if not ended:
         log(f"MLflow does not have all of this run; it is in {run.path}, and goes there with: taudl sync {run.path}")
     return ended is not None
+
+
+def status_of(config: Config, run: RunFolder) -> str:
+    """How a run that nobody drives ended: FINISHED, KILLED by a signal or --stop-at, or FAILED."""
+    outcome = run.info()["outcome"]
+    if not outcome:
+        return "FAILED"
+    return "FINISHED" if outcome["step"] >= config.steps else "KILLED"
