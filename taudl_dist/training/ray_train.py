@@ -86,9 +86,10 @@ def _wait(fit: threading.Thread, run: RunFolder, asked: Any) -> None:
 
 def _fit(config: Config, run: RunFolder, use_gpu: bool, failure: list[BaseException]) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
     from taudl_dist.training.ray_faults import Faults, NoteSigterm
+    from taudl_dist.training.ray_group import GroupConfig
 
     low, high = worker_range(config.workers)
     num_workers: Any = high if low == high else (low, high)
@@ -97,7 +98,7 @@ def _fit(config: Config, run: RunFolder, use_gpu: bool, failure: list[BaseExcept
         trainer = TorchTrainer(
             _work,
             train_loop_config={"config": config, "run": run},
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=TIMEOUT_S),
+            torch_config=GroupConfig(backend="nccl" if use_gpu else "gloo", timeout_s=TIMEOUT_S),
             scaling_config=ScalingConfig(
                 num_workers=num_workers,
                 use_gpu=use_gpu,
