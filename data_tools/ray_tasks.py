@@ -15,20 +15,25 @@ _RETRIES = 3
 
 
 def run_on_ray(
-    call: Callable[[Task], Result], tasks: Iterable[Task], *, workers: int, num_gpus: int = 0
+    call: Callable[[Task], Result], tasks: Iterable[Task], *, workers: int, num_gpus: int = 0, job: str = ""
 ) -> Generator[tuple[Task, Result | Exception], None, None]:
     """Yields (task, result) as tasks end, in any order; an Exception where a worker died more than three times.
 
     Joins the cluster of RAY_ADDRESS where that is set; otherwise starts `workers` processes here and stops them again. A task takes
-    one CPU and `num_gpus` GPUs.
+    one CPU and `num_gpus` GPUs. `job` names them in Prometheus; by default as the function.
     """
     with ray_session(cpus=workers) as ray:
+        from taudl_dist.ray_metrics import TaskMetrics
+
+        metrics = TaskMetrics(job=job or getattr(call, "__name__", "tasks"))
         remote = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=_RETRIES)(call)
         waiting: dict[Any, Task] = {}
         queue = iter(tasks)
         while True:
             for task in queue:
-                waiting[remote.remote(task)] = task
+                reference = remote.remote(task)
+                waiting[reference] = task
+                metrics.give(reference)
                 if len(waiting) >= 2 * workers:
                     break
             if not waiting:
@@ -47,4 +52,5 @@ def run_on_ray(
                 raise UserError(
                     "Ray's own process on this machine died; what is done is kept, run the same command again"
                 ) from None
+            metrics.end(done, died=isinstance(result, Exception))
             yield task, result

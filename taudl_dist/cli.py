@@ -22,6 +22,7 @@ COMMANDS = {
     "shard": "videos and tracks -> a dataset of tracklets",
     "import": "a re-id benchmark -> a dataset of tracklets",
     "validate": "re-read and verify every file of a dataset",
+    "status": "where a run is: step, state, last checkpoint, what each worker does",
     "info": "what a dataset holds",
     "drop": "remove cameras, times or tracklets from a dataset for good",
     "preview": "contact sheets of a dataset's tracklets, as HTML",

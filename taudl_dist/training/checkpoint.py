@@ -244,7 +244,7 @@ def _damage(path: Path, files: dict[str, dict[str, Any]], names: list[str]) -> s
 
 def prune(folder: Path, *, keep: int, pinned: Collection[str]) -> None:
     """Removes complete checkpoints but the newest and the pinned ones."""
-    old = sorted(complete(folder), key=lambda path: path.name)[:-keep]
+    old = sorted(all_complete(folder), key=lambda path: path.name)[:-keep]
     for path in old:
         if path.name not in pinned:
             _remove(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,9 @@ from taudl_dist.config import Config, worker_range
 from taudl_dist.dataset import absolute, open_dataset
 from taudl_dist.errors import UsageError, UserError
 from taudl_dist.progress import log
-from taudl_dist.training import Interrupted
+from taudl_dist.training import Interrupted, tracked
+from taudl_dist.training.evaluator import beside_training, check_evaluation
+from taudl_dist.training.heartbeat import driving
 from taudl_dist.training.run_folder import RunFolder, check_folder, locked, open_run
 from taudl_dist.training.world import launched_size, process_world
 
@@ -41,8 +44,12 @@ def _train_here(config: Config) -> Path:
 
     with process_world() as world, stop_signals(insist=world.size == 1) as asked, contextlib.ExitStack() as held:
         run = world.first(lambda: prepare(config, workers=(world.size, world.size), held=held))
-        with concluding(config, run) if world.rank == 0 else contextlib.nullcontext():
+        if world.rank:
             outcome = Loop(config, run, world, stop_signal=asked).train()
+            check_finished(config, run, dataclasses.asdict(outcome))
+            return run.path
+        with concluding(config, run), beside_training(config, run, report=log, asked=asked) as evaluate:
+            outcome = Loop(config, run, world, stop_signal=asked, evaluate=evaluate).train()
             check_finished(config, run, dataclasses.asdict(outcome))
     return run.path
 
@@ -65,12 +72,13 @@ def prepare(config: Config, *, workers: tuple[int, int], held: contextlib.ExitSt
             " use --recipe pctd for one camera, or a dataset with more"
         )
     check_folder(config)
+    check_evaluation(config)
     if config.model.weights and not _has_checkpoint(config):
         build_model(config.model, seed=config.seed)  # refuses a file that is missing, or of another architecture
     tracking.tracking_uri(config)
     held.enter_context(locked(Path(config.out)))
     run = open_run(config, dataset_digest=dataset.digest, workers=workers)
-    _track(config, run)
+    tracked.begin(config, run)
     return run
 
 
@@ -79,17 +87,14 @@ def concluding(config: Config, run: RunFolder) -> Iterator[None]:
     """Gives the MLflow run its end status, whatever happens inside."""
     status = "FAILED"
     try:
-        yield
+        with driving(run.workers):
+            yield
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
         status = "KILLED"
         raise
     finally:
-        place = run.info()["mlflow"] or _track(config, run)
-        if place:
-            outcome = run.info()["outcome"] or {}
-            model_id = tracking.finish(place, run.metrics, status=status, model=outcome.get("model"))
-            run.update(mlflow={**place, "model_id": model_id or place["model_id"]})
+        tracked.close(config, run, status=status)
 
 
 def check_finished(config: Config, run: RunFolder, outcome: dict[str, Any]) -> None:
@@ -110,24 +115,28 @@ def _has_checkpoint(config: Config) -> bool:
     return newest(Path(config.out) / "checkpoints") is not None
 
 
-def _track(config: Config, run: RunFolder) -> dict[str, Any] | None:
-    place = tracking.start(config, run.info())
-    if place:
-        run.update(mlflow=place)
-        log(f"mlflow   {tracking.address(place)}")
-    return place
-
-
 def _absolute(config: Config) -> Config:
-    """Ray workers run in another folder, and a run is resumed from anywhere."""
+    """Ray workers run in another folder and environment, and a run is resumed from anywhere."""
     model = config.model
     if model.weights not in ("", "imagenet"):
         model = dataclasses.replace(model, weights=str(Path(model.weights).resolve()))
     storage = config.storage
     if storage.cache_dir and not storage.cache_dir.startswith("~"):  # each machine has its own home
         storage = dataclasses.replace(storage, cache_dir=str(Path(storage.cache_dir).resolve()))
-    out = str(Path(config.out).resolve())
-    return dataclasses.replace(config, data=absolute(config.data), out=out, model=model, storage=storage)
+    evaluation = config.evaluation
+    if evaluation.data:
+        evaluation = dataclasses.replace(evaluation, data=absolute(evaluation.data))
+    tracking.tracking_uri(config)
+    server = dataclasses.replace(config.tracking, uri=config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", ""))
+    return dataclasses.replace(
+        config,
+        data=absolute(config.data),
+        out=str(Path(config.out).resolve()),
+        model=model,
+        storage=storage,
+        evaluation=evaluation,
+        tracking=server,
+    )
 
 
 def _launcher(config: Config) -> str:

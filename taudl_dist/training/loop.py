@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,11 @@ from taudl_dist.config import Config
 from taudl_dist.dataset import open_dataset
 from taudl_dist.errors import UserError
 from taudl_dist.progress import log
-from taudl_dist.training import checkpoint
+from taudl_dist.tracked_system import SystemMetrics
+from taudl_dist.training import checkpoint, tracked
+from taudl_dist.training.evaluations import Evaluations, is_due
+from taudl_dist.training.heartbeat import Heartbeat
+from taudl_dist.training.interval import Interval
 from taudl_dist.training.metrics import MetricsFile
 from taudl_dist.training.run_folder import RunFolder, config_digest, file_sha256
 from taudl_dist.training.schedule import learning_rate
@@ -51,14 +56,26 @@ class Loop:
 
     Args:
         stop_signal: asked after each step; SIGINT and SIGTERM end the run with a checkpoint, SIGUSR1 asks for a checkpoint alone.
-        report: takes the log lines of rank 0.
+        report: takes the log lines of rank 0, and that of another rank which sees the run stuck.
+        measure: takes the numbers of each step, on every rank.
+        evaluate: asks for the evaluation of a complete checkpoint; called on all ranks.
     """
 
     def __init__(
-        self, config: Config, run: RunFolder, world: World, *, stop_signal: Callable[[], int], report: Log = log
+        self,
+        config: Config,
+        run: RunFolder,
+        world: World,
+        *,
+        stop_signal: Callable[[], int],
+        report: Log = log,
+        measure: Callable[[dict[str, Any]], None] = lambda row: None,  # noqa: ARG005
+        evaluate: Callable[[Path], None] = lambda checkpoint: None,  # noqa: ARG005
     ) -> None:
         self.config, self.run, self.world = config, run, world
         self.stop_signal, self.report = stop_signal, report if world.rank == 0 else lambda _: None
+        self.measure = measure
+        self.evaluate, self.evaluations = evaluate, Evaluations(run=run.path)
         self.threads = world.use_threads()
         if world.device.type == "cuda":
             torch.cuda.set_device(world.device)  # collectives of objects go through the current GPU
@@ -68,7 +85,20 @@ class Loop:
         self.identity = {"dataset_digest": self.dataset.digest, "plan_version": PLAN_VERSION, "seed": config.seed}
         self.attempt = world.first(lambda: secrets.token_hex(4))
         self.saver = checkpoint.Saver(
-            run.checkpoints, attempt=self.attempt, world=world, identity=self.identity, keep=config.checkpoint.keep
+            run.checkpoints,
+            attempt=self.attempt,
+            world=world,
+            identity=self.identity,
+            keep=config.checkpoint.keep,
+            pinned=lambda: self.evaluations.pinned(config),
+        )
+        self.heartbeat = Heartbeat(
+            run.workers,
+            attempt=self.attempt,
+            rank=world.rank,
+            size=world.size,
+            report=report,
+            gpu_bytes=world.gpu_bytes,
         )
         self.after = world.first(run.attempt)
         newest = world.first(lambda: checkpoint.newest(run.checkpoints, trusts=run.trusts))
@@ -86,11 +116,17 @@ class Loop:
 
     def train(self) -> Outcome:
         """Runs the steps that are left."""
+        with self.heartbeat:
+            return self._train()
+
+    def _train(self) -> Outcome:
         config, world = self.config, self.world
         end = min(config.steps, config.stop_at or config.steps)
         self._announce()
-        place = self.run.info()["mlflow"] if world.rank == 0 else None
-        follower = tracking.Follower(place, self.run.metrics) if place else None
+        for waiting in world.first(self._waiting_evaluations):
+            self.evaluate(waiting)
+        follower = self._follower() if world.rank == 0 else None
+        system = self._system_metrics()
         metrics = MetricsFile(self.run.metrics, start=self.start) if world.rank == 0 else None
         loader = BatchLoader(
             self.dataset,
@@ -102,35 +138,48 @@ class Loop:
             device=world.device,
         )
         step, stopped = self.start, 0
-        began = last = time.perf_counter()
+        interval = Interval(steps=config.steps, start=self.start)
+        last = time.perf_counter()
+        self.heartbeat.now("waiting for data", step)
         try:
             for batch in loader:
                 data_wait_s = time.perf_counter() - last
+                self.heartbeat.now("computing", step)
                 row, asked = self._step(batch, metrics)
                 step += 1
+                self.heartbeat.now("reporting", step)
                 now = time.perf_counter()
                 row |= {
                     "images_per_s": batch.composition.num_images / (now - last),
                     "data_wait_s": data_wait_s,
                     "time": time.time(),
                 }
+                interval.add(row, images=batch.composition.num_images, seconds=now - last)
+                self.measure({**row, "images": batch.composition.num_images, "seconds": now - last})
                 last = now
                 if metrics:
                     metrics.write(row)
                 if step % config.tracking.every == 0 or step == end:
-                    self._log_line(row, step, (now - began) / (step - self.start))
+                    self.report(interval.line())
                     if follower and self.run.attempt() == self.attempt:
                         follower.send()
-                if step % config.checkpoint.every == 0 or step == end or asked:
+                    if system:
+                        system.look()
+                if step % config.checkpoint.every == 0 or step == end or asked or is_due(config, step):
+                    self.heartbeat.now("saving", step)
                     self._save(step, metrics)
+                self.heartbeat.now("waiting for data", step)
                 if asked and asked != signal.SIGUSR1:
                     stopped = asked
                     break
+            self.heartbeat.now("saving", step)
             self._complete(metrics)
         finally:
             loader.close()
             if metrics:
                 metrics.close()
+            if system:
+                system.stop()
         model, reading = self._finish(step) if step >= config.steps else None, loader.stats()
         if reading:
             self.report("reading: " + ", ".join(f"{name} {value:.6g}" for name, value in reading.items()))
@@ -145,8 +194,11 @@ class Loop:
         shares = train_step(self.learner, batch, lr=lr)
         asked = self.stop_signal()
         votes = [float(asked == number) for number in _SIGNALS]
-        facts = self.world.total(torch.cat([shares, shares.new_tensor([*votes, float(self.saver.is_written)])]))
-        pctd, ccta, *votes, written = facts
+        memory = self.heartbeat.memory_bytes, self.heartbeat.gpu_bytes
+        facts = self.world.total(
+            torch.cat([shares, shares.new_tensor([*votes, float(self.saver.is_written), *memory])])
+        )
+        pctd, ccta, *votes, written, memory_bytes, gpu_bytes = facts
         weight = self.config.loss.ccta_weight
         loss = (1 - weight) * pctd + weight * ccta
         if not math.isfinite(loss):
@@ -158,7 +210,9 @@ class Loop:
         if written == self.world.size:
             self._complete(metrics)
         asked = next((int(number) for number, vote in zip(_SIGNALS, votes) if vote), 0)
-        return {"step": batch.step, "loss": loss, "pctd": pctd, "ccta": ccta, "lr": lr}, asked
+        row = {"step": batch.step, "loss": loss, "pctd": pctd, "ccta": ccta, "lr": lr}
+        row |= {"workers": self.world.size, "memory_bytes": int(memory_bytes)}
+        return row | ({"gpu_memory_bytes": int(gpu_bytes)} if gpu_bytes else {}), asked
 
     def _save(self, step: int, metrics: MetricsFile | None) -> None:
         """Begins a checkpoint; training goes on while it is written."""
@@ -177,7 +231,28 @@ class Loop:
         self.world.first(lambda: self.run.check_newest(self.attempt))
         if metrics:
             metrics.sync()
-        self.saver.complete()
+        path = self.saver.complete()
+        if is_due(self.config, checkpoint.step_of(path)):
+            self.evaluate(path)
+
+    def _follower(self) -> tracking.Follower | None:
+        if tracking.tracking_uri(self.config) is None:
+            return None
+        place = self.run.info()["mlflow"]
+        return tracking.Follower(place, self.run.metrics, begin=lambda: tracked.begin(self.config, self.run))
+
+    def _system_metrics(self) -> SystemMetrics | None:
+        """On one worker of each machine."""
+        world = self.world
+        if world.local_rank or tracking.tracking_uri(self.config) is None:
+            return None
+        node = f"node_{world.node}" if world.local_size < world.size else ""
+        return SystemMetrics(lambda: self.run.info()["mlflow"], node=node)
+
+    def _waiting_evaluations(self) -> list[Path]:
+        """Checkpoints that an earlier attempt left without an evaluation."""
+        self.evaluations.begin(self.start)
+        return self.evaluations.pending(self.config)
 
     def _finish(self, step: int) -> dict[str, Any]:
         """Final weights into the run folder; what they are, for run.json and MLflow."""
@@ -201,16 +276,3 @@ class Loop:
         threads = f", {self.threads} threads each" if world.device.type == "cpu" else ""
         origin = f"from step {self.start}" if self.start else "from the beginning"
         self.report(f"training {config.model.name} on {len(self.dataset.cameras)} cameras, {where}{threads}, {origin}")
-
-    def _log_line(self, row: dict[str, Any], step: int, step_s: float) -> None:
-        left = (self.config.steps - step) * step_s
-        self.report(
-            f"step {step}/{self.config.steps}  loss {row['loss']:.4f} (pctd {row['pctd']:.4f}, ccta {row['ccta']:.4f})"
-            f"  {row['images_per_s']:.0f} images/s  data wait {row['data_wait_s'] * 1000:.0f} ms  left {_duration(left)}"
-        )
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -49,7 +49,7 @@ def train_on_ray(config: Config) -> Path:
         os.environ.setdefault(name, value)
     with stop_signals() as asked_early, contextlib.ExitStack() as held:
         run = prepare(config, workers=(low, high), held=held)
-        ray = ray_session(cpus=max(high, os.cpu_count() or 1))
+        ray = ray_session(cpus=max(high + bool(config.evaluation.every), os.cpu_count() or 1))
         with concluding(config, run), ray, stop_signals() as asked_late:  # Ray takes SIGTERM for itself when it starts
             use_gpu = _check_resources(low)
             failure: list[BaseException] = []
@@ -90,6 +90,7 @@ def _fit(config: Config, run: RunFolder, use_gpu: bool, failure: list[BaseExcept
 
     from taudl_dist.training.ray_faults import Faults, NoteSigterm
     from taudl_dist.training.ray_group import GroupConfig
+    from taudl_dist.training.ray_validation import validation_config
 
     low, high = worker_range(config.workers)
     num_workers: Any = high if low == high else (low, high)
@@ -98,6 +99,7 @@ def _fit(config: Config, run: RunFolder, use_gpu: bool, failure: list[BaseExcept
         trainer = TorchTrainer(
             _work,
             train_loop_config={"config": config, "run": run},
+            validation_config=validation_config(config, run, use_gpu=use_gpu),  # type: ignore[call-arg]  # mypy sees Train V1
             torch_config=GroupConfig(backend="nccl" if use_gpu else "gloo", timeout_s=TIMEOUT_S),
             scaling_config=ScalingConfig(
                 num_workers=num_workers,
@@ -139,18 +141,30 @@ def _work(payload: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
+    from taudl_dist.ray_metrics import TrainingMetrics
     from taudl_dist.training.loop import Loop
     from taudl_dist.training.ray_faults import Requests, Yielded, append
+    from taudl_dist.training.ray_validation import evaluate_with_ray
 
     context, config, run = ray.train.get_context(), payload["config"], payload["run"]
     world = World(
         rank=context.get_world_rank(),
         size=context.get_world_size(),
         local_size=context.get_local_world_size(),
+        local_rank=context.get_local_rank(),
+        node=context.get_node_rank(),
         device=get_device(),
     )
     requests = Requests(run, rank=world.rank)
-    loop = Loop(config, run, world, stop_signal=requests, report=lambda line: append(run.log, line))
+    loop = Loop(
+        config,
+        run,
+        world,
+        stop_signal=requests,
+        evaluate=evaluate_with_ray(run, rank=world.rank),
+        report=lambda line: append(run.log, line),
+        measure=TrainingMetrics(run=run.path.name, rank=world.rank),
+    )
     requests.attempt = loop.attempt
     outcome = loop.train()
     if world.rank == 0:

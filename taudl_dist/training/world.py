@@ -31,6 +31,10 @@ class World:
     size: int = 1
     local_size: int = 1
     """Workers on this machine: they share its cores."""
+    local_rank: int = 0
+    """Place among them."""
+    node: int = 0
+    """Number of this machine among the run's."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def use_threads(self) -> int:
@@ -39,6 +43,10 @@ class World:
         threads = max(1, cores // self.local_size)
         torch.set_num_threads(threads)
         return threads
+
+    def gpu_bytes(self) -> int:
+        """Memory of the GPU that this worker holds; 0 on a CPU."""
+        return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
 
     def total(self, values: torch.Tensor) -> list[float]:
         """Sum of a small vector over all workers, as numbers."""
@@ -95,6 +103,9 @@ def process_world() -> Iterator[World]:
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=TIMEOUT_S))
     try:
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-        yield World(rank=dist.get_rank(), size=size, local_size=local_size, device=device)
+        node = int(os.environ.get("GROUP_RANK", "0"))
+        yield World(
+            rank=dist.get_rank(), size=size, local_size=local_size, local_rank=local_rank, node=node, device=device
+        )
     finally:
         dist.destroy_process_group()

@@ -43,10 +43,22 @@ def test_the_run_folder_holds_what_it_should(undisturbed: Path, dataset: Path) -
         "model.json",
         "run.json",
         "lock",
+        "workers",
     }
     lines = rows(undisturbed)
     assert [row["step"] for row in lines] == list(range(12))
-    assert set(lines[0]) == {"step", "loss", "pctd", "ccta", "lr", "images_per_s", "data_wait_s", "time"}
+    assert set(lines[0]) == {
+        "step",
+        "loss",
+        "pctd",
+        "ccta",
+        "lr",
+        "images_per_s",
+        "data_wait_s",
+        "time",
+        "workers",
+        "memory_bytes",
+    }
     assert lines[0]["loss"] == pytest.approx(0.3 * lines[0]["pctd"] + 0.7 * lines[0]["ccta"], rel=1e-12)
     assert lines[6]["lr"] == 3.5e-4 > lines[9]["lr"]
     assert sorted(map(checkpoint.step_of, (undisturbed / "checkpoints").iterdir())) == [4, 8, 12]
