@@ -141,3 +141,25 @@ def test_a_damaged_run_json_costs_a_line(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "run.json").write_text("{")
     assert tracking.log_evaluation(tmp_path, {"rank1": 1.0}, dataset_digest="d") is None
     assert "run.json is not what a run wrote" in capsys.readouterr().err
+
+
+PASSWORDS = [
+    "postgresql://me:s3cret@host/mlflow",
+    "https://me:s3cret@host",
+    "mysql+pymysql://host/mlflow?user=me&password=s3cret",
+]
+
+
+@pytest.mark.parametrize("uri", PASSWORDS)
+def test_an_address_with_a_password_is_not_written_anywhere(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting, environment in ((uri, ""), ("", uri)):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", environment)
+        with pytest.raises(UsageError, match="holds a password") as caught:
+            tracking.tracking_uri(resolve({"out": "run", "tracking": {"uri": setting}}))
+        assert "s3cret" not in str(caught.value)
+
+
+def test_where_a_person_finds_a_run() -> None:
+    place = {"experiment_id": "3", "run_id": "abc"}
+    assert tracking.address({"uri": "http://host:5000/", **place}) == "http://host:5000/#/experiments/3/runs/abc"
+    assert tracking.address({"uri": "sqlite:////runs/mlflow.db", **place}) == "sqlite:////runs/mlflow.db run abc"

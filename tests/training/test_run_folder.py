@@ -15,7 +15,7 @@ import pytest
 from taudl_dist.config import Config, resolve
 from taudl_dist.errors import UserError
 from taudl_dist.training import checkpoint
-from taudl_dist.training.run_folder import Overtaken, RunFolder, config_digest, locked, open_run
+from taudl_dist.training.run_folder import Overtaken, RunFolder, code_version, config_digest, locked, open_run
 
 BASE = {"data": "d", "steps": 100, "model": {"name": "small"}}
 
@@ -45,6 +45,28 @@ def test_a_new_run_describes_itself(tmp_path: Path) -> None:
     assert not list(run.path.glob("*.tmp*"))
 
 
+def test_one_command_starts_a_run_and_goes_on_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where the first start was killed before it had written run.json."""
+    config = _config(tmp_path / "r", resume=True)
+    (tmp_path / "r").mkdir()
+    for left in ("lock", "config.yaml", "run.json.tmp-7"):
+        (tmp_path / "r" / left).touch()
+    first = _open(config)
+    assert "holds no run yet; starting one" in capsys.readouterr().err
+    first.add_attempt("a1", after=None, world_size=1, from_step=0)
+    again = _open(config)
+    assert again.attempt() == "a1"
+    assert capsys.readouterr().err == ""
+
+
+def test_code_without_a_repository_is_named_by_who_shipped_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))  # where there is no repository
+    assert code_version()["git_sha"] is None
+    monkeypatch.setenv("TAUDL_GIT_SHA", "f" * 40)
+    monkeypatch.setenv("TAUDL_GIT_DIRTY", "1")
+    assert code_version() | {"version": ""} == {"version": "", "git_sha": "f" * 40, "git_dirty": True}
+
+
 def test_a_folder_in_use_is_refused_with_the_way_out(tmp_path: Path) -> None:
     config = _config(tmp_path / "r")
     _open(config)
@@ -55,7 +77,9 @@ def test_a_folder_in_use_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds photo.jpg\); choose another"):
         _open(_config(tmp_path / "other"))
     with pytest.raises(UserError, match=r"holds no run"):
-        _open(_config(tmp_path / "nowhere", resume=True))
+        _open(_config(tmp_path / "nowhere", resume=True, data=""))
+    with pytest.raises(UserError, match=r"holds no run"):
+        _open(_config(tmp_path / "other", resume=True))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"found a file"):
         _open(_config(tmp_path / "file"))
