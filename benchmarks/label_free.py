@@ -33,7 +33,7 @@ RUNS = {
     "best-slow-1": ["--seed", "1", "--optim.lr", "1e-4"],
 }
 """Settings by the name of a run; those below are common to all."""
-COMMON = ["--model", "small", "--batch.images", "64", "--batch.height", "128", "--batch.width", "64", "--optim.lr", "1e-3",
+COMMON = ["--model", "small", "--batch.images", "64", "--batch.height", "64", "--batch.width", "32", "--optim.lr", "1e-3",
           "--optim.decay-start", "0.75", "--launcher", "process", "--tracking.uri", "none", "--checkpoint.keep", "1000"]  # fmt: skip
 RANKED_FRAMES, FRAMES = 2, 4
 """Frames of a tracklet where it is ranked, and where it is reported on: twice as many, as halves are compared."""
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
     parser.add_argument("--only", choices=RUNS, nargs="*", default=list(RUNS))
     parser.add_argument("--json", action="store_true")

@@ -125,15 +125,17 @@ def _evaluate(args: EvaluateArgs, data: str, model: str) -> dict[str, Any]:
     is_labelled = any(dataset.info["splits"][split]["tracklets"] for split in ("query", "gallery"))
     if args.tracklets and is_labelled and not args.label_free:
         raise UsageError("--tracklets is about the report without labels: add --label-free, or leave it out")
-    ranking, unlabelled = None, None
-    if is_labelled or len(args.data) > 1:
+    is_ranked = is_labelled or len(args.data) > 1  # of several, one without query and gallery is refused below
+    if not is_ranked:
+        _check_unlabelled(args, data)
+    unlabelled = None
+    if args.label_free or not is_ranked:
+        unlabelled = _label_free(dataset, run, protocol, at_most=args.tracklets)
+    ranking, facts = None, _origin(dataset, model, protocol)
+    if is_ranked:
         ranking = _rank(dataset, model, protocol, baselines=args.baselines)
         facts = result(list(ranking.ranked), dataset, model, protocol=protocol, name=name)
-    else:
-        _check_unlabelled(args, data)
-        facts = _origin(dataset, model, protocol)
-    if args.label_free or not is_labelled:
-        unlabelled = _label_free(dataset, run, protocol, at_most=args.tracklets)
+    if unlabelled:
         facts |= unlabelled.as_result()
     with tempfile.TemporaryDirectory() as folder:
         artifacts = []

@@ -29,7 +29,7 @@ MEANINGS = {
     "within_camera_accuracy": "tracklets whose second half of frames is nearest to their own first half, among the first halves"
     " of their camera",
     "nearer_than_own_camera": "tracklets whose nearest neighbour in another camera is nearer than every other tracklet of their own"
-    " camera, which shows someone else",
+    " camera, which shows someone else; by chance the share of the other cameras' tracklets",
     "reciprocity": "tracklets that are the nearest neighbour, over all other cameras, of their own nearest neighbour",
     "associated": "tracklets that form a pair of mutual nearest neighbours with another camera, mean over cameras",
     "cross_camera_margin": "how much nearer the nearest neighbour in another camera is than the mean of the others there",
@@ -154,7 +154,7 @@ def label_free_of_features(
     is_right = within_camera(halves, sizes[:, 1] > 0, cameras, metric=metric)
     association = found.mutual / found.counts[:, None].astype(float)
     np.fill_diagonal(association, np.nan)
-    metrics = {"within_camera_accuracy": _mean(is_right), **_across(found), **_form(form)}
+    metrics = {"within_camera_accuracy": _mean(is_right), **_across(found), **_form(form, len(whole))}
     return LabelFree(
         features=whole,
         camera_of=cameras,
@@ -235,14 +235,17 @@ def _across(found: CrossCamera) -> dict[str, float]:
     }
 
 
-def _form(form: Spread) -> dict[str, float]:
-    return {
-        "mean_cosine": form.mean_cosine,
+def _form(form: Spread, num: int) -> dict[str, float]:
+    of_several = {
         "effective_rank": form.effective_rank,
         "dead_dimensions": form.dead,
-        "feature_norm": form.norm,
         "feature_norm_deviation": form.norm_deviation,
         "feature_variance": float(form.variance.mean()),
+    }
+    return {
+        "mean_cosine": form.mean_cosine,
+        "feature_norm": form.norm,
+        **(of_several if num > 1 else dict.fromkeys(of_several, math.nan)),
     }
 
 

@@ -94,7 +94,7 @@ EDGES = {
         [1, 1],
         {"within_camera_accuracy", "nearer_than_own_camera", "cross_camera_margin", "cross_camera_clearness"},
     ),
-    "one tracklet": ([1], ACROSS | {"within_camera_accuracy", "mean_cosine"}),
+    "one tracklet": ([1], set(MEANINGS) - {"feature_norm"}),
 }
 
 
