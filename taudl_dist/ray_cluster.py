@@ -1,7 +1,8 @@
 """A connection to Ray for sharding and training: the cluster of RAY_ADDRESS, or a private one that lives as long as this process.
 
-A private cluster takes no port that another cluster on the machine may want, is seen by no other process, and its workers die with
-the process that started it, even with SIGKILL (two idle agents of Ray's then stay for a minute: they try to tell the dead head).
+A private cluster takes no port that another cluster on the machine may want, listens on loopback, and asks for a token that only its
+own processes know: whoever reaches a cluster without one can run code in it. Its workers die with the process that started it, even
+with SIGKILL (two idle agents of Ray's then stay for a minute: they try to tell the dead head).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -33,13 +35,18 @@ def ray_session(*, cpus: int) -> Iterator[Any]:
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nobody else talks to a private cluster
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if not any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for this process and those it starts
     import ray
 
     if ray.is_initialized():
         yield ray
         return
-    with contextlib.nullcontext(address) if address else _private_cluster(cpus) as place:
+    with contextlib.ExitStack() as private:
+        if not address:
+            private.enter_context(_loopback())
+        place = address or private.enter_context(_private_cluster(cpus))
         ray.init(address=place, **_QUIET)
         try:
             yield ray
@@ -63,6 +70,7 @@ def _private_cluster(cpus: int) -> Iterator[str]:
     try:
         node = Node(
             RayParams(
+                node_ip_address="127.0.0.1",
                 num_cpus=cpus,
                 object_store_memory=_OBJECT_STORE_BYTES,
                 include_dashboard=False,
@@ -79,3 +87,20 @@ def _private_cluster(cpus: int) -> Iterator[str]:
         if node:
             node.kill_all_processes(check_alive=False, allow_graceful=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Inside, what Ray starts listens on the loopback alone, as it always does on a Mac; elsewhere it listens on all interfaces."""
+    from ray._private import ray_constants
+
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, was_enabled = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = was_enabled
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
