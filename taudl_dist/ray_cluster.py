@@ -22,6 +22,10 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_worker_niceness": "0",  # Ray's 15 starves the work beside any other process
+    # A task on a machine that falls silent is known to be lost when gRPC's probe of its worker fails: after 5 + 2 minutes by Ray's
+    # defaults, whatever the head found out before. Probes more often than once a minute end long tasks ("too many pings").
+    "RAY_grpc_client_keepalive_time_ms": "60000",
+    "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
 _OBJECT_STORE_BYTES = 128 * 2**20
 """Enough for tasks and settings; the data goes through files."""
