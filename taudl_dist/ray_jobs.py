@@ -102,7 +102,7 @@ def read_runtime_env(path: Path) -> dict[str, Any]:
     """A runtime_env file of Ray's.
 
     Raises:
-        UserError: it cannot be read, or it sets a variable whose name says that it is a secret.
+        UserError: it cannot be read, names another working_dir, or sets a variable whose name says that it is a secret.
     """
     import yaml
 
@@ -112,6 +112,10 @@ def read_runtime_env(path: Path) -> dict[str, Any]:
         raise UserError(f"--runtime-env {path}: not readable ({error})") from None
     if not isinstance(settings, dict) or not isinstance(settings.get("env_vars") or {}, dict):
         raise UserError(f"--runtime-env {path}: expected a mapping such as cluster/runtime_env.yaml")
+    if "working_dir" in settings:
+        raise UserError(
+            f"--runtime-env {path}: it names a working_dir, but the checkout is what is shipped; drop the line"
+        )
     secrets = [name for name in settings.get("env_vars") or {} if _SECRET.search(name)]
     if secrets:
         raise UserError(

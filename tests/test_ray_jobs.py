@@ -76,7 +76,7 @@ def test_secrets_are_not_shipped(tmp_path: Path, name: str) -> None:
     assert "hidden" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["- a\n", "env_vars: [a]\n", "a: [\n", None])
+@pytest.mark.parametrize("text", ["- a\n", "env_vars: [a]\n", "a: [\n", "working_dir: .\n", None])
 def test_a_runtime_env_that_is_none(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "runtime_env.yaml"
     if text:

@@ -18,7 +18,7 @@ from taudl_dist.progress import log
 _PLACES = re.compile(r"^(?:--)?(data|out|videos|tracks)(?:=(.*))?$")
 _MLFLOW = re.compile(r"^mlflow +(\S.*)$", re.MULTILINE)
 _EPILOG = """\
-The folder of this checkout is shipped without what .gitignore, .rayignore and the runtime_env name. Paths in the job's arguments are
+The checkout you are in is shipped, without what .gitignore, .rayignore and the runtime_env name. Paths in the job's arguments are
 the cluster's: absolute, on storage that every node sees. Exit code 0 only if the job succeeded. Ctrl-C leaves the job alone; it says
 how to follow it again and how to stop it.
 
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("job", nargs="?", metavar="JOB", help=", ".join(_jobs(checkout())))
+    parser.add_argument("job", nargs="?", metavar="JOB", help="shard, train, evaluate, embed or reproduce")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the flags of `taudl JOB`")
     parser.add_argument("--address", default="", metavar="URL", help="the cluster's dashboard")
     parser.add_argument("--submission-id", metavar="ID", help="name of the job; an ended one's next attempt is ID.2")
@@ -73,8 +73,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def checkout() -> Path:
-    """The folder this code lies in."""
-    return Path(__file__).resolve().parents[2]
+    """The checkout this is typed in, else the one this code lies in.
+
+    Raises:
+        UsageError: neither is one.
+    """
+    here, mine = Path.cwd(), Path(__file__).resolve().parents[2]
+    for folder in (here, mine):
+        if (folder / "jobs" / "submit.py").is_file() and (folder / "taudl_dist").is_dir():
+            return folder
+    raise UsageError(f"{here} is no checkout of this project, whose code and jobs would be shipped; go to one")
 
 
 def _jobs(folder: Path) -> list[str]:
@@ -94,11 +102,14 @@ def _submit(args: argparse.Namespace) -> int:
             return _follow(client, job)
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / "code.zip"
-        size = ray_jobs.pack(folder, package, settings.pop("excludes", []))
+        size = ray_jobs.pack(folder, package, settings.pop("excludes", None) or [])
         log(f"shipping {folder} ({size / 1e6:.1f} MB)")
         variables = {**_code_version(folder), **(settings.get("env_vars") or {})}
         runtime_env = {**settings, "working_dir": str(package), "env_vars": variables}
-        job = client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env)
+        try:
+            job = client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=runtime_env)
+        except (RuntimeError, ValueError) as error:  # a runtime_env or an id that Ray does not take
+            raise UserError(f"the cluster does not take the job: {str(error).strip().splitlines()[0]}") from None
     log(f"job {job}: {entrypoint}")
     if args.no_wait:
         log(_hints(job))

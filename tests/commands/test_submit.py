@@ -13,6 +13,7 @@ import pytest
 from taudl_dist import ray_jobs
 from taudl_dist.cli import main
 from taudl_dist.commands import submit
+from taudl_dist.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,6 +104,19 @@ def test_without_waiting(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -
     assert "taudl submit --follow raysubmit_1; stop it: taudl submit --stop raysubmit_1" in capsys.readouterr().err
 
 
+def test_a_job_the_cluster_does_not_take(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(**_: Any) -> str:
+        raise RuntimeError("Request failed with status code 400: no such field\nTraceback ...")
+
+    monkeypatch.setattr(cluster, "submit_job", refuse)
+    assert main(["submit", "shard", "--help"]) == 1
+    assert capsys.readouterr().err.endswith(
+        "does not take the job: Request failed with status code 400: no such field\n"
+    )
+
+
 def test_ctrl_c_leaves_the_job_alone(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +163,20 @@ def test_what_is_not_a_relative_path(cluster: Cluster) -> None:
     for words in (["--data", "s3://bucket/dataset"], ["--data"], ["--data="], ["--model", "small"], ["data", "x"]):
         assert main(["submit", "train", *words]) == 0
     assert len(cluster.submitted) == 5
+
+
+def test_which_code_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert submit.checkout() == ROOT
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "submit.py").touch()
+    assert submit.checkout() == ROOT  # somebody else's jobs
+    (tmp_path / "taudl_dist").mkdir()
+    assert submit.checkout() == tmp_path
+    monkeypatch.setattr(submit, "__file__", str(tmp_path / "a" / "b" / "c" / "submit.py"))
+    monkeypatch.chdir("/")
+    with pytest.raises(UsageError, match="/ is no checkout"):
+        submit.checkout()
 
 
 def test_the_commit_goes_with_the_code(tmp_path: Path) -> None:
