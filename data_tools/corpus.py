@@ -6,22 +6,24 @@ other inputs or settings are refused.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.atomic import remove_leftovers
-from data_tools.corpus_plan import PLAN_FILE, Inputs, Policy, plan_corpus, write_plan
+from data_tools.commits import FRAGMENTS_DIR, Commit, read_commits, remove_losers
+from data_tools.corpus_plan import Inputs, Policy, plan_corpus, write_plan
 from data_tools.failures import Failures
 from data_tools.finalize import finalize
+from data_tools.folder import Folder, open_folder
 from data_tools.forgotten import read_drops
 from data_tools.plan import log_plan
 from data_tools.ray_tasks import run_on_ray
-from data_tools.shard_writer import FRAGMENTS_DIR, read_ok
+from data_tools.recordings import Recording
 from data_tools.sources import ShardSettings, Sources
 from data_tools.units import PLAN_DIR, UnitResult, UnitSource, UnitTask, cut_unit, failure, make_unit
-from taudl_dist.dataset.dataset import read_info
+from taudl_dist.dataset.dataset import parse_info
 from taudl_dist.dataset.schema import DATASET_FILE, SHARDS_DIR
 from taudl_dist.errors import UserError
 from taudl_dist.progress import log, progress
@@ -40,73 +42,104 @@ def shard_corpus(
     """Makes a dataset, or goes on with one that was begun, and returns its dataset.json.
 
     Args:
+        videos, tracks, out: folders, or URIs of folders in an object store.
         inputs: the other fields of `Inputs`.
 
     Raises:
         UserError: bad inputs, an output folder that holds something else, or more failures than the policy allows (what
             succeeded is kept).
     """
-    out, policy = Path(out), policy or Policy()
+    folder, policy = open_folder(out), policy or Policy()
     plan, made, sources = plan_corpus(
-        Inputs(videos=videos, tracks=tracks, **inputs), out, settings=settings, policy=policy
+        Inputs(videos=videos, tracks=tracks, **inputs), folder, settings=settings, policy=policy
     )
     if made:
         log_plan(plan)
-        write_plan(out, made, is_first=not (out / PLAN_FILE).exists())
-    todo = units_to_do(out, plan, policy)
-    if is_finished(out, plan) and not todo and not made:
-        left = _failures_left(out, plan)
-        log(f"{out}: this dataset is finished already; nothing to do{left}")
-        _remove_plan_tables(out, plan)
-        return read_info(out)
-    for part in (out, out / SHARDS_DIR, out / FRAGMENTS_DIR):
-        part.mkdir(exist_ok=True)
-        remove_leftovers(part)
-    if any(read_ok(out, unit["name"], plan_digest=unit["digest"]) for unit in todo):
-        (out / DATASET_FILE).unlink(missing_ok=True)  # its shards are about to change
+        write_plan(folder, made)
+    state = read_state(folder, plan)
+    todo = units_to_do(state, plan, policy)
+    if state.is_finished and not todo and not made:
+        assert state.info
+        log(f"{folder}: this dataset is finished already; nothing to do{_failures_left(folder, state, plan)}")
+        remove_losers(folder, state.commits.values())
+        _remove_plan_tables(folder, state.commits, state.planned)
+        return state.info
+    folder.prepare((SHARDS_DIR, FRAGMENTS_DIR))
+    if any(unit["name"] in state.commits for unit in todo):
+        folder.remove([DATASET_FILE])  # its shards are about to change
     failures = Failures(plan=plan)
     _work(
-        _tasks(out, todo, plan, sources, settings),
+        _tasks(folder, todo, plan, sources, settings, planned=state.planned),
         failures,
         num_units=len(plan["units"]),
         workers=workers,
         policy=policy,
     )
-    failures.add_committed(out)
-    failures.write(out)
+    commits = state.commits | read_commits(folder, {unit["name"]: unit["digest"] for unit in todo})
+    failures.add_committed(folder, commits)
+    failures.write(folder)
     failures.check(policy.max_failed_share)
-    _finalize(out, plan, failures)
-    return read_info(out)
+    _finalize(folder, plan, failures, commits)
+    _remove_plan_tables(folder, commits, state.planned)
+    return parse_info(folder.read(DATASET_FILE), f"{folder}/{DATASET_FILE}")
 
 
-def units_to_do(out: Path, plan: dict[str, Any], policy: Policy) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What of a plan is there.
+
+    commits: by unit. planned: units whose crops are still listed. info: dataset.json, whatever plan it is of.
+    """
+
+    commits: dict[str, Commit]
+    planned: frozenset[str]
+    info: dict[str, Any] | None
+    is_finished: bool
+    """Whether dataset.json is that of this plan."""
+
+
+def read_state(folder: Folder, plan: dict[str, Any]) -> State:
+    """What of a plan is there, in an existing folder or in none."""
+    try:
+        info = parse_info(folder.read(DATASET_FILE), f"{folder}/{DATASET_FILE}")
+    except FileNotFoundError:
+        info = None
+    return State(
+        commits=read_commits(folder, {unit["name"]: unit["digest"] for unit in plan["units"]}),
+        planned=frozenset(name.removesuffix(".parquet") for name in folder.names(PLAN_DIR)),
+        info=info,
+        is_finished=info is not None and info["source"]["plan"] == plan["digest"],
+    )
+
+
+def units_to_do(state: State, plan: dict[str, Any], policy: Policy) -> list[dict[str, Any]]:
     """Units that are not committed, and those whose tracklets failed in part, if they are to be tried again."""
-    has_dataset, finished = (out / DATASET_FILE).exists(), is_finished(out, plan)
     todo = []
     for unit in plan["units"]:
-        ok = read_ok(out, unit["name"], plan_digest=unit["digest"])
-        if ok is None:  # a finished dataset keeps the plan of the units it was allowed to do without
-            is_wanted = policy.retry_failed or not (finished and (out / PLAN_DIR / f"{unit['name']}.parquet").exists())
+        commit = state.commits.get(unit["name"])
+        if commit is None:  # a finished dataset keeps the plan of the units it was allowed to do without
+            is_wanted = policy.retry_failed or not (state.is_finished and unit["name"] in state.planned)
         else:
-            is_wanted = bool(ok["failed"]) and (policy.retry_failed or not has_dataset)
+            is_wanted = bool(commit.failed) and (policy.retry_failed or state.info is None)
         if is_wanted:
             todo.append(unit)
     return todo
 
 
-def is_finished(out: Path, plan: dict[str, Any]) -> bool:
-    """Whether the folder holds the dataset of this plan."""
-    return (out / DATASET_FILE).exists() and read_info(out)["source"]["plan"] == plan["digest"]
-
-
-def _failures_left(out: Path, plan: dict[str, Any]) -> str:
+def _failures_left(folder: Folder, state: State, plan: dict[str, Any]) -> str:
     failures = Failures(plan=plan)
-    failures.add_committed(out)
+    failures.add_committed(folder, state.commits)
     return f" ({failures.summary()}; --retry-failed tries these again)" if failures.summary() else ""
 
 
 def _tasks(
-    out: Path, todo: list[dict[str, Any]], plan: dict[str, Any], sources: Sources, settings: ShardSettings
+    folder: Folder,
+    todo: list[dict[str, Any]],
+    plan: dict[str, Any],
+    sources: Sources,
+    settings: ShardSettings,
+    *,
+    planned: frozenset[str],
 ) -> list[UnitTask]:
     videos = {one.name: one for one in sources.recordings}
     tasks = []
@@ -114,32 +147,31 @@ def _tasks(
         missing = [source["recording"] for source in unit["sources"] if source["recording"] not in videos]
         if missing:
             raise UserError(
-                f"{out}: unit {unit['name']} is not done, and its video {missing[0]} is gone; bring it back"
+                f"{folder}: unit {unit['name']} is not done, and its video {missing[0]} is gone; bring it back"
             )
-        if not (out / PLAN_DIR / f"{unit['name']}.parquet").exists():
+        if unit["name"] not in planned:
             raise UserError(
-                f"{out}: the shard of unit {unit['name']} is damaged or gone, and a finished dataset keeps no plan of its crops; make"
-                " the dataset again in another --out"
+                f"{folder}: the shard of unit {unit['name']} is damaged or gone, and a finished dataset keeps no plan of its crops;"
+                " make the dataset again in another --out"
             )
         tasks.append(
             UnitTask(
-                folder=out.resolve(),
+                folder=folder.absolute(),
                 unit=unit["name"],
                 camera=unit["camera"],
-                sources=tuple(_unit_source(source, videos[source["recording"]]) for source in unit["sources"]),
+                sources=tuple(_unit_source(videos[source["recording"]]) for source in unit["sources"]),
                 num_crops=unit["crops"],
                 max_height=settings.max_height,
                 plan_digest=unit["digest"],
             )
         )
     if len(todo) < len(plan["units"]):
-        log(f"{out}: going on; {len(plan['units']) - len(todo)} of {len(plan['units'])} units are done")
+        log(f"{folder}: going on; {len(plan['units']) - len(todo)} of {len(plan['units'])} units are done")
     return tasks
 
 
-def _unit_source(source: dict[str, Any], recording) -> UnitSource:
-    start = tuple(source["start"]) if source["start"] else None
-    return UnitSource(video=Path(recording.video.path).resolve(), file=recording.file, start=start)
+def _unit_source(recording: Recording) -> UnitSource:
+    return UnitSource(video=recording.source.absolute(), file=recording.file)
 
 
 def _work(tasks: Sequence[UnitTask], failures: Failures, *, num_units: int, workers: int, policy: Policy) -> None:
@@ -156,10 +188,10 @@ def _work(tasks: Sequence[UnitTask], failures: Failures, *, num_units: int, work
                 continue
             outcome = UnitResult(problem=_died(result)) if isinstance(result, Exception) else result
             done += outcome.problem is None
-            if outcome.is_disk_full:
+            if outcome.is_target_lost:
                 raise UserError(
-                    f"{task.folder}: no room left ({outcome.problem}); {num_units - len(tasks) + done} of {num_units} units are done"
-                    " and kept: free some space and run the same command again"
+                    f"{task.folder}: cannot be written to any more ({outcome.problem}); {num_units - len(tasks) + done} of {num_units}"
+                    " units are done and kept: mend that (free some space, renew the access) and run the same command again"
                 )
             failures.add(task.unit, outcome)
             failures.check_early(policy.max_failed_share)
@@ -185,9 +217,9 @@ def _one_by_one(tasks: Sequence[UnitTask]) -> Generator[tuple[UnitTask, UnitResu
         yield task, result
 
 
-def _finalize(out: Path, plan: dict[str, Any], failures: Failures) -> None:
+def _finalize(folder: Folder, plan: dict[str, Any], failures: Failures, commits: Mapping[str, Commit]) -> None:
     counts = failures.counts()
-    drops = read_drops(out)
+    drops = read_drops(folder)
     about = {
         "settings": {**plan["request"]["settings"], "interval_s": plan["interval_s"]},
         "encoder": plan["request"]["encoder"],
@@ -196,21 +228,17 @@ def _finalize(out: Path, plan: dict[str, Any], failures: Failures) -> None:
         **({"drops": len(drops)} if drops else {}),
     }
     finalize(
-        out,
+        folder,
         units={unit["name"]: unit["digest"] for unit in plan["units"] if unit["name"] not in failures.units},
         cameras=[camera["name"] for camera in plan["cameras"]],
         about=about,
+        commits=commits,
     )
-    _remove_plan_tables(out, plan)
 
 
-def _remove_plan_tables(out: Path, plan: dict[str, Any]) -> None:
+def _remove_plan_tables(folder: Folder, commits: Mapping[str, Commit], planned: frozenset[str]) -> None:
     """What a finished dataset needs no more: the crops of all units that need not be tried again."""
-    for unit in plan["units"] if (out / PLAN_DIR).exists() else []:
-        ok = read_ok(out, unit["name"], plan_digest=unit["digest"])
-        if ok and not ok["failed"]:
-            (out / PLAN_DIR / f"{unit['name']}.parquet").unlink(missing_ok=True)
-    if (out / PLAN_DIR).exists():
-        remove_leftovers(out / PLAN_DIR)
-        if not any((out / PLAN_DIR).iterdir()):
-            (out / PLAN_DIR).rmdir()
+    done = {unit for unit in planned if unit in commits and not commits[unit].failed}
+    folder.remove(f"{PLAN_DIR}/{unit}.parquet" for unit in sorted(done))
+    if done == planned:
+        folder.remove_part(PLAN_DIR)

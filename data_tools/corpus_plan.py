@@ -6,18 +6,20 @@ Settings, encoder and the videos that were taken in stay; new videos come in whe
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_tools.atomic import TEMPORARY, whole_file, write_json
+from data_tools.atomic import TEMPORARY
+from data_tools.folder import Folder, write_json
 from data_tools.forgotten import from_json, read_drops
 from data_tools.plan import FORMAT, VERSION, Plan, make_plan
 from data_tools.recording_tracks import some
 from data_tools.sources import ShardSettings, Sources, describe_recording, describe_settings, find_sources
+from data_tools.tracks_copy import local_tracks
 from data_tools.units import PLAN_DIR
 from taudl_dist.config import flatten
 from taudl_dist.dataset.schema import DATASET_FILE
@@ -60,20 +62,42 @@ class Policy:
 
 
 def plan_corpus(
-    inputs: Inputs, out: Path, *, settings: ShardSettings, policy: Policy
+    inputs: Inputs, out: Folder, *, settings: ShardSettings, policy: Policy
 ) -> tuple[dict[str, Any], Plan | None, Sources]:
     """The plan that holds from now on, what is new in it (None: nothing), and the inputs; nothing is written.
 
     Raises:
         UserError: as `shard_corpus`.
     """
-    _refuse_foreign(out)
+    has_dataset = DATASET_FILE in _refuse_foreign(out)
     request = describe_settings(settings)
     before = _read_plan(out)
     if before:
         _refuse_other(out, "", before["request"], request)
+    with local_tracks(inputs.tracks, inputs.truth) as copies:
+        here = replace(inputs, tracks=copies.tracks, truth=copies.truth)
+        known = before["recordings"] if before else {}
+        sources = find_sources(**vars(here), known=known)
+        sources.failed.update({name: copies.named(problem) for name, problem in sources.failed.items()})
+        plan, made = _plan(out, sources, request, before, has_dataset, settings=settings, policy=policy)
+        plan["failed"] = {name: copies.named(problem) for name, problem in plan["failed"].items()}
+        if made or not has_dataset:
+            _check_failed(plan, policy)
+    return plan, made, sources
+
+
+def _plan(
+    out: Folder,
+    sources: Sources,
+    request: dict[str, Any],
+    before: dict[str, Any] | None,
+    has_dataset: bool,
+    *,
+    settings: ShardSettings,
+    policy: Policy,
+) -> tuple[dict[str, Any], Plan | None]:
+    """The plan from now on, and what is new in it."""
     known = before["recordings"] if before else {}
-    sources = find_sources(**vars(inputs), known=known)
     identities = {one.name: describe_recording(one, sources) for one in sources.recordings}
     for name in known.keys() & identities.keys():
         _refuse_other(out, f"{name}.", {key: known[name].get(key) for key in identities[name]}, identities[name])
@@ -82,7 +106,7 @@ def plan_corpus(
     if before:
         _refuse_growth(out, {one.name for one in new} | failed.keys(), before, policy)
         _log_gone(out, known.keys() - identities.keys())
-        if not _tries_again(out, policy):
+        if has_dataset and not policy.retry_failed:  # an unfinished dataset tries everything again that failed
             new = [one for one in new if one.name not in before["failed"]]
             failed = {**before["failed"], **failed}
     if not before or new:
@@ -96,12 +120,10 @@ def plan_corpus(
         made = None
     plan = made.content if made else before
     assert plan is not None
-    if made or not (out / DATASET_FILE).exists():
-        _check_failed(plan, policy)
-    return plan, made, sources
+    return plan, made
 
 
-def _refuse_growth(out: Path, names: set[str], before: dict[str, Any], policy: Policy) -> None:
+def _refuse_growth(out: Folder, names: set[str], before: dict[str, Any], policy: Policy) -> None:
     fresh = sorted(names - before["failed"].keys())
     if fresh and not policy.extend:
         raise UserError(
@@ -110,17 +132,12 @@ def _refuse_growth(out: Path, names: set[str], before: dict[str, Any], policy: P
         )
 
 
-def _log_gone(out: Path, names: set[str]) -> None:
+def _log_gone(out: Folder, names: set[str]) -> None:
     if names:
         log(
             f"{out}: {len(names)} of its videos are not in the folder any more ({some(sorted(names))}); their shards stay (see"
             " `taudl drop`)"
         )
-
-
-def _tries_again(out: Path, policy: Policy) -> bool:
-    """An unfinished dataset tries everything again that failed."""
-    return policy.retry_failed or not (out / DATASET_FILE).exists()
 
 
 def _check_failed(plan: dict[str, Any], policy: Policy) -> None:
@@ -137,11 +154,9 @@ def _check_failed(plan: dict[str, Any], policy: Policy) -> None:
         )
 
 
-def _refuse_foreign(out: Path) -> None:
-    """Only a folder of ours may hold something: one with a plan, or one that was interrupted while it was planned."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; expected a folder to write the dataset into")
-    names = {path.name for path in out.iterdir()} if out.exists() else set()
+def _refuse_foreign(out: Folder) -> set[str]:
+    """What stands in the folder. Only one of ours may hold something: with a plan, or interrupted while it was planned."""
+    names = out.entries()
     if DROP_FILE in names:
         raise UserError(f"{out}: a drop was interrupted; run `taudl drop {out} --resume` first")
     foreign = sorted(name for name in names - {PLAN_DIR} if TEMPORARY not in name)
@@ -149,15 +164,16 @@ def _refuse_foreign(out: Path) -> None:
         raise UserError(
             f"{out}: exists and holds something else ({', '.join(foreign[:3])}); choose another --out, or delete it first"
         )
+    return names
 
 
-def _read_plan(out: Path) -> dict[str, Any] | None:
-    file = out / PLAN_FILE
-    if not file.exists():
-        return None
+def _read_plan(out: Folder) -> dict[str, Any] | None:
+    file = f"{out}/{PLAN_FILE}"
     try:
-        plan = json.loads(file.read_text())
+        plan = json.loads(out.read(PLAN_FILE))
         found = (plan["format"], plan["version"])
+    except FileNotFoundError:
+        return None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged ({error}); delete {out} and run the command again") from None
     if found != (FORMAT, VERSION):
@@ -168,7 +184,7 @@ def _read_plan(out: Path) -> dict[str, Any] | None:
     return plan
 
 
-def _refuse_other(out: Path, prefix: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _refuse_other(out: Folder, prefix: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     old, new = flatten(before), flatten(json.loads(json.dumps(now)))
     for name in [*old, *new]:
         if old.get(name) != new.get(name):
@@ -178,12 +194,16 @@ def _refuse_other(out: Path, prefix: str, before: dict[str, Any], now: dict[str,
             )
 
 
-def write_plan(out: Path, plan: Plan, *, is_first: bool) -> None:
+def write_plan(out: Folder, plan: Plan) -> None:
     """plan.json comes last; what an earlier attempt left of another plan goes first."""
-    if is_first:
-        shutil.rmtree(out / PLAN_DIR, ignore_errors=True)
-    (out / PLAN_DIR).mkdir(parents=True, exist_ok=True)
-    for unit, crops in plan.crops.items():
-        with whole_file(out / PLAN_DIR / f"{unit}.parquet") as temporary:
-            pq.write_table(crops, temporary)
-    write_json(out / PLAN_FILE, plan.content)
+    if PLAN_FILE not in out.names():
+        out.remove_part(PLAN_DIR)
+    out.prepare([PLAN_DIR])
+    for _ in out.map(lambda unit: _write_crops(out, unit, plan.crops[unit]), plan.crops):
+        pass
+    write_json(out, PLAN_FILE, plan.content)
+
+
+def _write_crops(out: Folder, unit: str, crops: pa.Table) -> None:
+    with out.whole_file(f"{PLAN_DIR}/{unit}.parquet") as temporary:
+        pq.write_table(crops, temporary)

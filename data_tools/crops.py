@@ -31,12 +31,11 @@ def clip_boxes(boxes: np.ndarray, *, width: int, height: int) -> np.ndarray:
     return np.concatenate([np.clip(low, 0, edge), np.clip(high, 0, edge)], axis=1).astype(np.int32)
 
 
-def encode_crop(frame: np.ndarray, box: np.ndarray, *, max_height: int) -> bytes:
-    """The JPEG of a clipped box of an RGB frame (H, W, 3), made smaller where it is higher than `max_height` (0: never)."""
+def encode_crop(pixels: np.ndarray, *, max_height: int) -> bytes:
+    """The JPEG of a crop, RGB uint8 (h, w, 3), made smaller where it is higher than `max_height` (0: never)."""
     from PIL import Image
 
-    x1, y1, x2, y2 = (int(value) for value in box)
-    crop = Image.fromarray(np.ascontiguousarray(frame[y1:y2, x1:x2]))
+    crop = Image.fromarray(np.ascontiguousarray(pixels))
     if max_height and crop.height > max_height:
         width = max(1, round(crop.width * max_height / crop.height))
         crop = crop.resize((width, max_height), Image.Resampling.BICUBIC, reducing_gap=2.0)

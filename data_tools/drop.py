@@ -21,22 +21,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_tools.atomic import remove_leftovers, whole_file, write_json
+from data_tools.commits import FRAGMENTS_DIR, OK
 from data_tools.corpus_plan import DROP_FILE, PLAN_FILE
 from data_tools.finalize import finalize
+from data_tools.folder import LocalFolder
 from data_tools.forgotten import DROPS_FILE, Forget, from_json, read_drops, without_forgotten
-from data_tools.shard_writer import (
-    FRAGMENT_SCHEMA,
-    FRAGMENTS_DIR,
-    commit_unit,
-    index_line,
-    index_text,
-    ok_path,
-    write_empty_unit,
-)
+from data_tools.shard_writer import FRAGMENT_SCHEMA, commit_unit, index_line, index_text
 from data_tools.units import PLAN_DIR
 from taudl_dist.dataset import is_remote, read_manifest
 from taudl_dist.dataset.dataset import read_info
-from taudl_dist.dataset.schema import DATASET_FILE, INDEX_FILE, MANIFEST_FILE, SHARDS_DIR, SPLITS
+from taudl_dist.dataset.schema import DATASET_FILE, INDEX_FILE, MANIFEST_FILE, SHARDS_DIR, SPLITS, shard_file
 from taudl_dist.errors import UserError
 from taudl_dist.progress import log, progress
 
@@ -49,10 +43,7 @@ def find_forgotten(folder: str | Path, forget: Forget) -> pa.Table:
     Raises:
         UserError: a remote dataset; cameras or keys the dataset does not have; no row, or all of them.
     """
-    if is_remote(folder):
-        raise UserError(
-            f"{folder}: objects in a store cannot be rewritten safely; drop from a local copy and upload that"
-        )
+    _refuse_remote(folder)
     manifest = read_manifest(folder, splits=SPLITS)
     for flag, column, wanted in (("--camera", "camera", forget.cameras), ("--tracklet", "key", forget.keys)):
         unknown = sorted(set(wanted) - set(manifest[column].unique().to_pylist()))
@@ -72,12 +63,14 @@ def drop(folder: str | Path, forget: Forget, *, reason: str) -> dict[str, Any]:
     Raises:
         UserError: as `find_forgotten`; or a drop before this one was interrupted.
     """
+    _refuse_remote(folder)
     folder = Path(folder)
     _refuse_interrupted(folder)
     rows = find_forgotten(folder, forget)
     info = read_info(folder)
     names = np.array([shard["name"].removesuffix(".tar") for shard in info["shards"]])
-    units = {name: _commit(folder, name) for name in names.tolist()}
+    stems = [shard_file(shard).removesuffix(".tar") for shard in info["shards"]]
+    units = {name: _commit(folder, stem) for name, stem in zip(names.tolist(), stems)}
     gone: dict[str, list[str]] = {}
     for name, key in zip(names[rows["shard"].to_numpy()].tolist(), rows["key"].to_pylist()):
         gone.setdefault(name, []).append(key)
@@ -98,9 +91,18 @@ def resume_drop(folder: str | Path) -> dict[str, Any]:
     Raises:
         UserError: there is none.
     """
+    _refuse_remote(folder)
     if not (Path(folder) / DROP_FILE).exists():
         raise UserError(f"{folder}: no drop was interrupted here; leave --resume out")
     return _carry_out(Path(folder))
+
+
+def _refuse_remote(folder: str | Path) -> None:
+    if is_remote(folder):
+        raise UserError(
+            f"{folder}: an object store may keep old versions, so nothing is forgotten there for certain; drop from a local copy, upload"
+            " that, and delete the old one with its versions"
+        )
 
 
 def _refuse_interrupted(folder: Path) -> None:
@@ -108,13 +110,14 @@ def _refuse_interrupted(folder: Path) -> None:
         raise UserError(f"{folder}: a drop was interrupted; run `taudl drop {folder} --resume` first")
 
 
-def _commit(folder: Path, unit: str) -> dict[str, Any]:
-    """What a unit's commit record says that a new one has to say too."""
+def _commit(folder: Path, stem: str) -> dict[str, Any]:
+    """What a unit's commit record says that a new one has to say too, and what its files are called."""
+    record = folder / SHARDS_DIR / f"{stem}{OK}"
     try:
-        ok = json.loads(ok_path(folder, unit).read_text())
-        return {"plan": ok["plan"], "failed": ok.get("failed", {})}
+        ok = json.loads(record.read_text())
+        return {"plan": ok["plan"], "failed": ok.get("failed", {}), "stem": stem}
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{ok_path(folder, unit)}: not readable ({error}); see `taudl validate {folder}`") from None
+        raise UserError(f"{record}: not readable ({error}); see `taudl validate {folder}`") from None
 
 
 def _once(rows: pa.Table) -> pa.Table:
@@ -130,19 +133,47 @@ def _carry_out(folder: Path) -> dict[str, Any]:
     for part in (folder, folder / SHARDS_DIR, folder / FRAGMENTS_DIR):
         remove_leftovers(part)
     units: dict[str, dict[str, Any]] = journal["units"]
+    for unit, about in units.items():
+        _take_own_name(folder, unit, about["stem"])
     for unit, keys in progress(journal["gone"].items(), "drop", unit="shard"):
-        _rewrite_unit(folder, unit, set(keys), **units[unit])
+        _rewrite_unit(folder, unit, set(keys), plan=units[unit]["plan"], failed=units[unit]["failed"])
     line = journal["line"]
-    drops = [one for one in read_drops(folder) if one["id"] != line["id"]]
+    drops = [one for one in read_drops(LocalFolder(folder)) if one["id"] != line["id"]]
     _write_drops(folder, [*drops, line])  # before a dataset stands again, so that it is never without its record
     _forget_planned(folder, from_json(line["forget"]))
     left = {unit: about["plan"] for unit, about in units.items() if _has_rows(folder, unit)}
     about = {**journal["about"], "drops": len(drops) + 1}
-    line = {**line, "digest": finalize(folder, units=left, cameras=journal["cameras"], about=about)}
+    line = {**line, "digest": finalize(LocalFolder(folder), units=left, cameras=journal["cameras"], about=about)}
     _write_drops(folder, [*drops, line])
     (folder / DROP_FILE).unlink()
     log(f"{folder}: dropped; what copies, backups and trained models hold is not reached")
     return line
+
+
+def _take_own_name(folder: Path, unit: str, stem: str) -> None:
+    """In a copy of a dataset from an object store the files of a unit carry the names of an attempt."""
+    if stem == unit:
+        return
+    for part, ending in ((SHARDS_DIR, ".tar"), (SHARDS_DIR, ".tar.idx"), (FRAGMENTS_DIR, ".parquet")):
+        old = folder / part / f"{stem}{ending}"
+        if old.exists():
+            old.replace(folder / part / f"{unit}{ending}")
+    old = folder / SHARDS_DIR / f"{stem}{OK}"
+    if old.exists():
+        ok = json.loads(old.read_text())
+        shard = {name: value for name, value in ok["shard"].items() if name != "file"}
+        write_json(folder / SHARDS_DIR / f"{unit}{OK}", {**ok, "shard": shard})
+        old.unlink()
+
+
+def _write_empty_unit(folder: Path, unit: str, *, plan_digest: str) -> None:
+    """Commits a unit of which nothing may be left; its record is replaced first, so that nobody looks for its tar."""
+    record: dict[str, Any] = {"plan": plan_digest, "shard": None, "tracklets": 0, "rows": 0, "failed": {}}
+    write_json(folder / SHARDS_DIR / f"{unit}{OK}", record)
+    for ending in (".tar", ".tar.idx"):
+        (folder / SHARDS_DIR / f"{unit}{ending}").unlink(missing_ok=True)
+    with whole_file(folder / FRAGMENTS_DIR / f"{unit}.parquet") as temporary:
+        pq.write_table(FRAGMENT_SCHEMA.empty_table(), temporary)
 
 
 def _has_rows(folder: Path, unit: str) -> bool:
@@ -159,7 +190,7 @@ def _rewrite_unit(folder: Path, unit: str, gone: set[str], *, plan: str, failed:
     tar = folder / SHARDS_DIR / f"{unit}.tar"
     extents = [extent for extent in _extents(tar) if extent.key not in gone] if tar.exists() else []
     if not extents:
-        write_empty_unit(folder, unit, plan_digest=plan)
+        _write_empty_unit(folder, unit, plan_digest=plan)
         return
     rows = pq.read_table(folder / FRAGMENTS_DIR / f"{unit}.parquet", schema=FRAGMENT_SCHEMA)
     by_key: dict[str, list[dict[str, Any]]] = {}
@@ -179,7 +210,7 @@ def _rewrite_unit(folder: Path, unit: str, gone: set[str], *, plan: str, failed:
             target.write(bytes(-(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - target.tell()))
         return written, index_text(lines)
 
-    commit_unit(folder, unit, write, plan_digest=plan, failed=failed)
+    commit_unit(LocalFolder(folder), unit, write, plan_digest=plan, failed=failed)
 
 
 @dataclass
@@ -221,7 +252,7 @@ def _forget_planned(folder: Path, forget: Forget) -> None:
         crops = pq.read_table(path)
         kept = without_forgotten(crops, unit["camera"], [forget])
         if not kept.num_rows:
-            write_empty_unit(folder, path.stem, plan_digest=unit["digest"])
+            _write_empty_unit(folder, path.stem, plan_digest=unit["digest"])
             path.unlink()
         elif kept.num_rows < crops.num_rows:
             with whole_file(path) as temporary:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_tools.corpus import is_finished, units_to_do
+from data_tools.corpus import read_state, units_to_do
 from data_tools.corpus_plan import Inputs, Policy, plan_corpus
 from data_tools.crops import encode_crop
+from data_tools.folder import open_folder
 from data_tools.plan import log_plan
 from data_tools.sources import ShardSettings, Sources
-from data_tools.video import iter_frames
+from data_tools.unit_cut import keys_of
+from data_tools.video import iter_pictures, num_decoded
 
 _SAMPLE_S = 1.0
 _MEMBER_BYTES = 512 + 256  # a tar header, and half a block of padding
@@ -28,10 +30,11 @@ def estimate(
     Raises:
         UserError: as `shard_corpus`.
     """
-    out = Path(out)
-    plan, made, sources = plan_corpus(inputs, out, settings=settings, policy=policy)
+    folder = open_folder(out)
+    plan, made, sources = plan_corpus(inputs, folder, settings=settings, policy=policy)
     log_plan(plan)
-    todo = plan["units"] if not out.exists() else units_to_do(out, plan, policy)
+    state = read_state(folder, plan)
+    todo = units_to_do(state, plan, policy)
     frames, crops = sum(_frames(unit) for unit in todo), sum(unit["crops"] for unit in todo)
     measured = _measure(made.crops, todo, sources, settings) if made else None
     return {
@@ -43,7 +46,7 @@ def estimate(
         "tracklets": sum(unit["tracklets"] for unit in plan["units"]),
         "crops": sum(unit["crops"] for unit in plan["units"]),
         "units": len(plan["units"]),
-        "is_finished": out.exists() and is_finished(out, plan),
+        "is_finished": state.is_finished,
         "units_to_do": len(todo),
         "frames_to_decode": frames,
         "bytes_to_write": round(crops * measured["bytes_per_crop"]) if measured else None,
@@ -71,14 +74,14 @@ def estimate_table(found: dict[str, Any]) -> str:
 
 
 def _frames(unit: dict[str, Any]) -> int:
-    return sum(source["last_frame"] + 1 - (source["start"][0] if source["start"] else 0) for source in unit["sources"])
+    return sum(source["decoded"] for source in unit["sources"])
 
 
 def _measure(
     crops: dict[str, pa.Table], todo: list[dict[str, Any]], sources: Sources, settings: ShardSettings
 ) -> dict[str, float]:
     """Frames decoded a second, with their crops, and bytes of a crop in its tar."""
-    videos = {one.name: one.video for one in sources.recordings}
+    videos = {one.name: one.source for one in sources.recordings}
     frames = num_crops = size = 0
     started = time.perf_counter()
     for unit in (one for one in todo if one["name"] in crops):
@@ -86,15 +89,15 @@ def _measure(
         table = table.filter(pa.array(table["recording"].to_numpy() == 0)).sort_by("frame")
         frame = table["frame"].to_numpy()
         boxes = np.stack([table[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1)
-        start = tuple(source["start"]) if source["start"] else None
-        first = last = start[0] if start else 0
-        for last, picture in iter_frames(videos[source["recording"]].path, wanted=np.unique(frame), start=start):
-            for row in np.flatnonzero(frame == last):
-                size += len(encode_crop(picture, boxes[row], max_height=settings.max_height)) + _MEMBER_BYTES
+        wanted, keys, seen = np.unique(frame), keys_of(table), 0
+        for index, picture in iter_pictures(videos[source["recording"]], wanted=wanted, keys=keys):
+            seen += 1
+            for row in np.flatnonzero(frame == index):
+                size += len(encode_crop(picture.cut(boxes[row]), max_height=settings.max_height)) + _MEMBER_BYTES
                 num_crops += 1
             if time.perf_counter() - started > _SAMPLE_S:
                 break
-        frames += last + 1 - first
+        frames += num_decoded(wanted[:seen], keys)
         if time.perf_counter() - started > _SAMPLE_S:
             break
     return {

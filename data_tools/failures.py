@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from data_tools.atomic import write_json
-from data_tools.shard_writer import read_ok
+from data_tools.commits import Commit
+from data_tools.folder import Folder, write_json
 from data_tools.units import UnitResult
 from taudl_dist.errors import UserError
 
@@ -33,15 +32,15 @@ class Failures:
         elif result.failed:
             self.tracklets[unit] = result.failed
 
-    def add_committed(self, folder: Path) -> None:
+    def add_committed(self, folder: Folder, commits: Mapping[str, Commit]) -> None:
         """Notes what the commit records tell: tracklets that failed, and units without a record."""
         before = _earlier(folder)
         for unit in self.plan["units"]:
-            ok = read_ok(folder, unit["name"], plan_digest=unit["digest"])
-            if ok is None:
+            commit = commits.get(unit["name"])
+            if commit is None:
                 self.units.setdefault(unit["name"], before.get(unit["name"], "not done"))
-            elif ok["failed"]:
-                self.tracklets[unit["name"]] = ok["failed"]
+            elif commit.failed:
+                self.tracklets[unit["name"]] = commit.failed
 
     def counts(self) -> dict[str, int]:
         """Videos, units and tracklets that are missing; a unit's tracklets are not counted again."""
@@ -55,13 +54,13 @@ class Failures:
         """The counts in words; empty where nothing failed."""
         return ", ".join(f"{count} {name} failed" for name, count in self.counts().items() if count)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Folder) -> None:
         """Writes failures.json, a record per failure, or removes it where nothing failed."""
         records = list(self._records())
         if records:
-            write_json(folder / FAILURES_FILE, records)
+            write_json(folder, FAILURES_FILE, records)
         else:
-            (folder / FAILURES_FILE).unlink(missing_ok=True)
+            folder.remove([FAILURES_FILE])
 
     def check(self, max_share: float) -> None:
         """
@@ -101,10 +100,10 @@ class Failures:
                 yield {"level": "tracklet", "name": key, "unit": unit, "problem": problem}
 
 
-def _earlier(folder: Path) -> dict[str, str]:
+def _earlier(folder: Folder) -> dict[str, str]:
     """Why units failed in an earlier run."""
     try:
-        records = json.loads((folder / FAILURES_FILE).read_text())
+        records = json.loads(folder.read(FAILURES_FILE))
         return {record["name"]: record["problem"] for record in records if record["level"] == "unit"}
     except (
         FileNotFoundError,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_tools.atomic import remove_leftovers, whole_file, write_json
-from data_tools.shard_writer import FRAGMENT_SCHEMA, FRAGMENTS_DIR, read_ok
+from data_tools.commits import FRAGMENTS_DIR, OK, Commit, read_commits, remove_losers
+from data_tools.folder import Folder, write_json
+from data_tools.shard_writer import FRAGMENT_SCHEMA
 from taudl_dist.dataset.index import write_index
 from taudl_dist.dataset.schema import (
     DATASET_FILE,
@@ -29,7 +29,14 @@ from taudl_dist.dataset.schema import (
 from taudl_dist.errors import UserError
 
 
-def finalize(folder: Path, *, units: Mapping[str, str], cameras: list[str], about: dict[str, Any]) -> str:
+def finalize(
+    folder: Folder,
+    *,
+    units: Mapping[str, str],
+    cameras: list[str],
+    about: dict[str, Any],
+    commits: Mapping[str, Commit] | None = None,
+) -> str:
     """Merges committed units, in the order given, into a finished dataset and returns its digest.
 
     Until the last file stands the folder is no dataset, whatever it was before.
@@ -38,11 +45,14 @@ def finalize(folder: Path, *, units: Mapping[str, str], cameras: list[str], abou
         units: the digest of each unit's plan by its name.
         cameras: all that may have tracklets; those without any are left out.
         about: what dataset.json also says: settings, encoder, source. Not part of the digest.
+        commits: the commits of the units, where they have been read already.
 
     Raises:
         UserError: a unit that is not committed, or fragments that do not fit together.
     """
-    shards, manifest = _merge(folder, units)
+    if commits is None:
+        commits = read_commits(folder, units)
+    shards, manifest = _merge(folder, units, commits)
     _check(manifest, cameras)
     present = set(manifest["camera"].unique().to_pylist())
     cameras = [camera for camera in cameras if camera in present]
@@ -57,35 +67,38 @@ def finalize(folder: Path, *, units: Mapping[str, str], cameras: list[str], abou
         "shards": shards,
         **about,
     }
-    (folder / DATASET_FILE).unlink(missing_ok=True)
-    with whole_file(folder / MANIFEST_FILE) as temporary:
+    folder.remove([DATASET_FILE])
+    with folder.whole_file(MANIFEST_FILE) as temporary:
         pq.write_table(manifest, temporary)
     training = manifest.filter(pc.equal(manifest["split"], "train"))
-    with whole_file(folder / INDEX_FILE) as temporary:
+    with folder.whole_file(INDEX_FILE) as temporary:
         write_index(temporary, {name: training[name].to_numpy() for name in INDEX_SCHEMA.names})
-    for part in (folder, folder / SHARDS_DIR, folder / FRAGMENTS_DIR):
-        remove_leftovers(part)
-    write_json(folder / DATASET_FILE, info)
+    folder.prepare((SHARDS_DIR, FRAGMENTS_DIR))
+    write_json(folder, DATASET_FILE, info)
+    remove_losers(folder, commits.values())
     return digest
 
 
-def _merge(folder: Path, units: Mapping[str, str]) -> tuple[list[dict[str, Any]], pa.Table]:
+def _merge(
+    folder: Folder, units: Mapping[str, str], commits: Mapping[str, Commit]
+) -> tuple[list[dict[str, Any]], pa.Table]:
+    missing = next((unit for unit in units if unit not in commits), None)
+    if missing:
+        raise UserError(f"{folder}: unit {missing} is not complete; run the same command again to go on")
     shards: list[dict[str, Any]] = []
     tables = [MANIFEST_SCHEMA.empty_table()]
-    for unit, plan_digest in units.items():
-        ok = read_ok(folder, unit, plan_digest=plan_digest)
-        if ok is None:
-            raise UserError(f"{folder}: unit {unit} is not complete; run the same command again to go on")
-        rows = pq.read_table(folder / FRAGMENTS_DIR / f"{unit}.parquet", schema=FRAGMENT_SCHEMA)
-        if rows.num_rows != ok["rows"]:
+    done = [commits[unit] for unit in units]
+    for commit, content in zip(done, folder.map(lambda commit: folder.read(commit.fragment), done)):
+        rows = pq.read_table(pa.BufferReader(content), schema=FRAGMENT_SCHEMA)
+        if rows.num_rows != commit.rows:
             raise UserError(
-                f"{folder}: fragment {unit} has {rows.num_rows} rows, its .ok.json says {ok['rows']}; delete"
-                f" {SHARDS_DIR}/{unit}.ok.json and run the same command again"
+                f"{folder}: {commit.fragment} has {rows.num_rows} rows, its {OK} says {commit.rows}; delete"
+                f" {SHARDS_DIR}/{commit.stem}{OK} and run the same command again"
             )
-        if not rows.num_rows:  # all of it was dropped
+        if not commit.shard:  # all of it was dropped
             continue
         shard = pa.array(np.full(rows.num_rows, len(shards), np.int32))
-        shards.append(ok["shard"])
+        shards.append(commit.shard)
         tables.append(rows.append_column("shard", shard).select(MANIFEST_SCHEMA.names).cast(MANIFEST_SCHEMA))
     return shards, pa.concat_tables(tables)
 

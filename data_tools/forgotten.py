@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from data_tools.folder import Folder
 from taudl_dist.errors import UsageError, UserError
 
 DROPS_FILE = "drops.jsonl"
@@ -61,20 +61,19 @@ def from_json(content: dict[str, Any]) -> Forget:
     return Forget(**fields)
 
 
-def read_drops(folder: Path) -> list[dict[str, Any]]:
+def read_drops(folder: Folder) -> list[dict[str, Any]]:
     """The drops a dataset has seen.
 
     Raises:
         UserError: the record is damaged.
     """
-    file = folder / DROPS_FILE
-    if not file.exists():
-        return []
     try:
-        return [json.loads(line) for line in file.read_text().splitlines()]
+        return [json.loads(line) for line in folder.read(DROPS_FILE).decode().splitlines()]
+    except FileNotFoundError:
+        return []
     except ValueError as error:
         raise UserError(
-            f"{file}: damaged ({error}); it tells what must stay forgotten: restore it from a copy"
+            f"{folder}/{DROPS_FILE}: damaged ({error}); it tells what must stay forgotten: restore it from a copy"
         ) from None
 
 

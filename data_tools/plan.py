@@ -30,7 +30,7 @@ from data_tools.video import VideoInfo, key_frames
 from taudl_dist.errors import UserError
 from taudl_dist.progress import log, progress
 
-FORMAT, VERSION = "taudl-plan", 2
+FORMAT, VERSION = "taudl-plan", 3
 _RANKS = 1 << 20
 """Room for the tracks of one instant in a label before labels are counted through."""
 
@@ -140,7 +140,7 @@ class _Planner:
             dropped={name: dropped[name] for name in REASONS},
             num_sampled=labels.num_rows,
             num_tracks=len(tracks["track"].unique()),
-            keys=key_frames(recording.video.path),
+            keys=key_frames(recording.source),
         )
 
     def _training_crops(

@@ -13,10 +13,11 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from data_tools.camera_name import camera_name
-from data_tools.video import VIDEO_SUFFIXES, VideoInfo, find_videos
+from data_tools.source_files import Source, list_files
+from data_tools.video import VIDEO_SUFFIXES, VideoInfo
 from taudl_dist.errors import UsageError, UserError
 
 OVERLAP_S = 1.0
@@ -25,6 +26,10 @@ OVERLAP_S = 1.0
 _DIRECTIVES = {"Y": r"\d{4}", "y": r"\d\d", "m": r"\d\d", "d": r"\d\d", "j": r"\d{3}", "H": r"\d\d", "M": r"\d\d", "S": r"\d\d",
                "f": r"\d{1,6}", "z": r"[+-]\d\d:?\d\d|Z", "b": r"[A-Za-z]{3}"}  # fmt: skip
 _TOKEN = re.compile(r"\{camera\}|\*|%.?|.", re.DOTALL)
+
+
+Files = dict[PurePosixPath, Source]
+"""Files by their path below the folder of videos."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,7 @@ class VideoFile:
 
     camera: str
     name: str
-    path: Path
+    source: Source
     start_s: float | None = None
     is_alone: bool = False
 
@@ -47,13 +52,14 @@ class Recording:
 
     camera: str
     name: str
+    source: Source
     video: VideoInfo
     start_s: float | None
 
     @property
     def file(self) -> str:
         """The path below the folder of videos."""
-        return self.name + Path(self.video.path).suffix
+        return self.name + PurePosixPath(str(self.source)).suffix
 
     @property
     def begin_s(self) -> float:
@@ -67,7 +73,7 @@ class Recording:
 
 
 def find_video_files(folder: str | Path, *, starts: str = "", start_pattern: str = "") -> list[VideoFile]:
-    """The video files of a folder, by camera and name.
+    """The video files of a folder, or of one in an object store, by camera and name.
 
     Args:
         starts: a CSV file with the columns camera, file (below the folder), start (ISO 8601, UTC unless it says otherwise, or
@@ -80,15 +86,15 @@ def find_video_files(folder: str | Path, *, starts: str = "", start_pattern: str
     Raises:
         UserError: no video, two for one name, files that table or pattern do not fit.
     """
-    folder = Path(folder)
     if starts and start_pattern:
         raise UsageError("found --starts and --start-pattern; expected one of them to tell when the files begin")
+    files = list_files(folder)
     if starts:
-        found = _from_table(folder, Path(starts))
+        found = _from_table(folder, files, Path(starts))
     elif start_pattern:
-        found = _from_names(folder, start_pattern)
+        found = _from_names(_videos(folder, files), start_pattern)
     else:
-        found = _from_folders(folder)
+        found = _from_folders(folder, files)
     names = Counter(file.name for file in found)
     for name, count in names.items():
         if count > 1:
@@ -96,31 +102,28 @@ def find_video_files(folder: str | Path, *, starts: str = "", start_pattern: str
     return sorted(found, key=lambda file: (file.camera, file.name))
 
 
-def _from_folders(folder: Path) -> list[VideoFile]:
-    inside = (
-        {path: _videos_below(path) for path in sorted(folder.iterdir()) if path.is_dir()} if folder.is_dir() else {}
-    )
-    many = {path: files for path, files in inside.items() if files and not path.name.startswith(".")}
-    alone = {} if many and not any(_is_video(path) for path in folder.iterdir()) else find_videos(folder)
-    found = [VideoFile(camera=camera, name=camera, path=path, is_alone=True) for camera, path in alone.items()]
-    for path, files in many.items():
-        camera = camera_name(path / f"{path.name}.mp4")
-        if camera in alone:
-            raise UserError(
-                f"{folder}: both {alone[camera].name} and the folder {path.name}/ are camera {camera!r}; keep one"
-            )
-        found += [VideoFile(camera=camera, name=_name(folder, file), path=file) for file in files]
+def _from_folders(folder: str | Path, files: Files) -> list[VideoFile]:
+    found, alone = [], {}
+    for path, source in sorted(_videos(folder, files).items(), key=lambda item: len(item[0].parts) > 1):
+        name, camera = _name(path), path.parts[0]
+        if len(path.parts) == 1:
+            alone[name] = path
+            found.append(VideoFile(camera=name, name=name, source=source, is_alone=True))
+        elif camera in alone:
+            raise UserError(f"{folder}: both {alone[camera]} and the folder {camera}/ are camera {camera!r}; keep one")
+        elif not camera.startswith("."):
+            found.append(VideoFile(camera=camera, name=name, source=source))
     return found
 
 
-def _from_names(folder: Path, pattern: str) -> list[VideoFile]:
+def _from_names(videos: Files, pattern: str) -> list[VideoFile]:
     expression, format = _compile(pattern)
     found = []
-    for path in _required(folder):
-        match = expression.fullmatch(_name(folder, path))
+    for path, source in videos.items():
+        match = expression.fullmatch(_name(path))
         if not match:
             raise UserError(
-                f"{path}: its name {_name(folder, path)!r} does not fit --start-pattern {pattern!r}; change the pattern, or move"
+                f"{source}: its name {_name(path)!r} does not fit --start-pattern {pattern!r}; change the pattern, or move"
                 " the file out of the folder"
             )
         pieces = match.groupdict()
@@ -128,9 +131,9 @@ def _from_names(folder: Path, pattern: str) -> list[VideoFile]:
             start = datetime.strptime(" ".join(pieces[f"t{i}"] for i in range(len(pieces) - 1)), format)
         except ValueError as error:
             raise UserError(
-                f"{path}: its name tells no time by --start-pattern {pattern!r} ({error}); rename it"
+                f"{source}: its name tells no time by --start-pattern {pattern!r} ({error}); rename it"
             ) from None
-        found.append(VideoFile(camera=pieces["camera"], name=_name(folder, path), path=path, start_s=_seconds(start)))
+        found.append(VideoFile(camera=pieces["camera"], name=_name(path), source=source, start_s=_seconds(start)))
     return found
 
 
@@ -157,7 +160,7 @@ def _compile(pattern: str) -> tuple[re.Pattern[str], str]:
     return re.compile(expression), " ".join(format)
 
 
-def _from_table(folder: Path, table: Path) -> list[VideoFile]:
+def _from_table(folder: str | Path, files: Files, table: Path) -> list[VideoFile]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -170,14 +173,14 @@ def _from_table(folder: Path, table: Path) -> list[VideoFile]:
     found = {}
     for number, row in enumerate(rows, start=2):
         where = f"--starts {table}, line {number}"
-        path = folder / (row["file"] or "")
-        if not path.is_file() or not row["camera"] or ".." in path.parts:
+        path = PurePosixPath(row["file"] or "")
+        if path not in files or not row["camera"]:
             raise UserError(f"{where}: camera {row['camera']!r}, file {row['file']!r}: expected a file below {folder}")
         if path in found:
             raise UserError(f"{where}: {row['file']} stands in it twice; keep one line")
         start_s = parse_time(row["start"] or "", where)
-        found[path] = VideoFile(camera=row["camera"], name=_name(folder, path), path=path, start_s=start_s)
-    forgotten = [path for path in _required(folder) if path not in found]
+        found[path] = VideoFile(camera=row["camera"], name=_name(path), source=files[path], start_s=start_s)
+    forgotten = [source for path, source in _videos(folder, files).items() if path not in found]
     if forgotten:
         raise UserError(f"{forgotten[0]}: has no line in --starts {table}; add its start, or move it out of the folder")
     return list(found.values())
@@ -241,21 +244,25 @@ def _overlap_s(one: Interval, other: Interval) -> float:
     return min(one[1], other[1]) - max(one[0], other[0])
 
 
-def _required(folder: Path) -> list[Path]:
-    found = _videos_below(folder) if folder.is_dir() else []
+def _videos(folder: str | Path, files: Files) -> Files:
+    """Those of the files that are videos.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = {
+        path: file for path, file in files.items() if path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "."
+    }
     if not found:
-        raise UserError(f"{folder}: no video in it or below; expected files ending in {', '.join(VIDEO_SUFFIXES)}")
+        expected = f"expected files like <camera>.mp4 ({', '.join(VIDEO_SUFFIXES)})"
+        raise UserError(
+            f"{folder}: {'no video in it or below' if files else 'no such folder, or an empty one'}; {expected}"
+        )
     return found
 
 
-def _videos_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if _is_video(path))
-
-
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _name(folder: Path, path: Path) -> str:
-    camera_name(path)  # refuses letters that no table can hold
-    return path.relative_to(folder).with_suffix("").as_posix()
+def _name(path: PurePosixPath) -> str:
+    for part in path.parents[:-1]:
+        camera_name(Path(part))  # refuses letters that no table can hold
+    camera_name(Path(path))
+    return path.with_suffix("").as_posix()

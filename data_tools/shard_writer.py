@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_tools.atomic import whole_file, write_json
+from data_tools.commits import FRAGMENTS_DIR, OK
+from data_tools.folder import Folder, write_json
 from taudl_dist.dataset.schema import MANIFEST_SCHEMA, SHARDS_DIR
 from taudl_dist.errors import UserError
 
-FRAGMENTS_DIR = "fragments"
 FRAGMENT_SCHEMA = MANIFEST_SCHEMA.remove(MANIFEST_SCHEMA.get_field_index("shard"))
 """The manifest rows of one unit; the shard's number is known when all units are done."""
 
@@ -58,7 +58,7 @@ def safe_name(camera: str) -> str:
 
 
 def write_unit(
-    folder: Path,
+    folder: Folder,
     unit: str,
     tracklets: Iterable[ShardTracklet],
     *,
@@ -74,7 +74,7 @@ def write_unit(
 
 
 def commit_unit(
-    folder: Path,
+    folder: Folder,
     unit: str,
     write: Callable[[Path], tuple[list[dict[str, Any]], str]],
     *,
@@ -82,55 +82,23 @@ def commit_unit(
     failed: Mapping[str, str] | None = None,
 ) -> None:
     """Puts a unit's files in place, the commit record last. `write` makes the tar at a path: its manifest rows and DALI's index."""
-    tar = folder / SHARDS_DIR / f"{unit}.tar"
-    fragment = folder / FRAGMENTS_DIR / f"{unit}.parquet"
-    with whole_file(tar) as temporary:
+    stem = unit + folder.attempt()
+    with folder.whole_file(f"{SHARDS_DIR}/{stem}.tar") as temporary:
         rows, index = write(temporary)
         with temporary.open("rb") as written:
             shard = {
-                "name": tar.name,
+                "name": f"{unit}.tar",
                 "bytes": temporary.stat().st_size,
                 "sha256": hashlib.file_digest(written, "sha256").hexdigest(),
             }
-    with whole_file(tar.with_name(f"{tar.name}.idx")) as temporary:
-        temporary.write_text(index)
-    with whole_file(fragment) as temporary:
+    if stem != unit:
+        shard["file"] = f"{stem}.tar"
+    folder.write(f"{SHARDS_DIR}/{stem}.tar.idx", index.encode())
+    with folder.whole_file(f"{FRAGMENTS_DIR}/{stem}.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=FRAGMENT_SCHEMA), temporary)
     counts = {"tracklets": len({row["key"] for row in rows}), "rows": len(rows)}
-    write_json(ok_path(folder, unit), {"plan": plan_digest, "shard": shard, **counts, "failed": dict(failed or {})})
-
-
-def write_empty_unit(folder: Path, unit: str, *, plan_digest: str) -> None:
-    """Commits a unit of which nothing may be left; its record is replaced first, so that nobody looks for its tar."""
-    write_json(ok_path(folder, unit), {"plan": plan_digest, "shard": None, "tracklets": 0, "rows": 0, "failed": {}})
-    for path in unit_files(folder, unit):
-        path.unlink(missing_ok=True)
-    with whole_file(folder / FRAGMENTS_DIR / f"{unit}.parquet") as temporary:
-        pq.write_table(FRAGMENT_SCHEMA.empty_table(), temporary)
-
-
-def unit_files(folder: Path, unit: str) -> list[Path]:
-    """The tar of a unit and DALI's index of it."""
-    return [folder / SHARDS_DIR / f"{unit}.tar", folder / SHARDS_DIR / f"{unit}.tar.idx"]
-
-
-def read_ok(folder: Path, unit: str, *, plan_digest: str) -> dict[str, Any] | None:
-    """The commit record of a unit, or None when it has to be made (again)."""
-    try:
-        ok = json.loads(ok_path(folder, unit).read_text())
-        if ok["shard"] is None:
-            is_whole = ok["plan"] == plan_digest and ok["rows"] == 0
-        else:
-            size = (folder / SHARDS_DIR / f"{unit}.tar").stat().st_size
-            is_whole = ok["plan"] == plan_digest and ok["shard"]["bytes"] == size
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-    return ok if is_whole and (folder / FRAGMENTS_DIR / f"{unit}.parquet").is_file() else None
-
-
-def ok_path(folder: Path, unit: str) -> Path:
-    """The commit record of a unit."""
-    return folder / SHARDS_DIR / f"{unit}.ok.json"
+    record = {"plan": plan_digest, "shard": shard, **counts, "failed": dict(failed or {})}
+    write_json(folder, f"{SHARDS_DIR}/{stem}{OK}", record)
 
 
 def _write_tar(path: Path, tracklets: Iterable[ShardTracklet]) -> tuple[list[dict[str, Any]], str]:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.atomic import TEMPORARY
+from data_tools.commits import FRAGMENTS_DIR
 from data_tools.finalize import finalize
-from data_tools.shard_writer import FRAGMENTS_DIR, ShardTracklet, safe_name, tracklet_key, write_unit
+from data_tools.folder import LocalFolder
+from data_tools.shard_writer import ShardTracklet, safe_name, tracklet_key, write_unit
 from taudl_dist.dataset.schema import SHARDS_DIR, SPLITS
 from taudl_dist.errors import UserError
 from taudl_dist.progress import progress
@@ -74,12 +76,12 @@ def write_dataset(
     about = {"settings": dict(settings), "encoder": dict(encoder or {"jpeg": "as imported"}), "source": dict(source)}
     plan_digest = hashlib.sha256(json.dumps([about, list(units)], sort_keys=True).encode()).hexdigest()
     try:
-        for part in (SHARDS_DIR, FRAGMENTS_DIR):
-            (work / part).mkdir(parents=True)
+        folder = LocalFolder(work)
+        folder.prepare((SHARDS_DIR, FRAGMENTS_DIR))
         for unit, members in progress(units.items(), "write shards", unit="shard"):
-            write_unit(work, unit, _load(members, tracklets, labels), plan_digest=plan_digest)
+            write_unit(folder, unit, _load(members, tracklets, labels), plan_digest=plan_digest)
         cameras = sorted({tracklet.camera for tracklet in tracklets})
-        finalize(work, units=dict.fromkeys(units, plan_digest), cameras=cameras, about=about)
+        finalize(folder, units=dict.fromkeys(units, plan_digest), cameras=cameras, about=about)
         if out.exists():
             out.rmdir()
         work.rename(out)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from data_tools.crops import encoder_versions
 from data_tools.recording_tracks import read_recording_tracks, some
 from data_tools.recordings import Interval, Recording, VideoFile, find_overlaps, find_video_files
+from data_tools.source_files import Source, read_range, size_of
 from data_tools.tracks import without_tracks
 from data_tools.truth import Truth, find_truth, truth_file
 from data_tools.video import probe
@@ -156,14 +157,14 @@ def _probe_all(files: list[VideoFile], failed: dict[str, str]) -> Iterator[Recor
 
 
 def _probe(file: VideoFile) -> Recording:
-    info = probe(file.path)
+    info = probe(file.source)
     start_s = file.start_s if file.start_s is not None or file.is_alone else info.created_s
     if start_s is None and not file.is_alone:
         raise UserError(
-            f"{file.path}: does not tell when it begins (no creation_time in it), and camera {file.camera!r} has a folder of files;"
+            f"{file.source}: does not tell when it begins (no creation_time in it), and camera {file.camera!r} has a folder of files;"
             " give --starts TABLE.csv or --start-pattern"
         )
-    return Recording(camera=file.camera, name=file.name, video=info, start_s=start_s)
+    return Recording(camera=file.camera, name=file.name, source=file.source, video=info, start_s=start_s)
 
 
 def describe_settings(settings: ShardSettings) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def describe_recording(recording: Recording, sources: Sources) -> dict[str, Any]
     hash_table(total, tracks)
     described = {
         "start_s": recording.start_s,
-        "video": _identity(Path(recording.video.path), recording.file),
+        "video": _identity(recording.source, recording.file),
         "tracks": {"rows": tracks.num_rows, "sha256": total.hexdigest()},
     }
     if sources.truth:
@@ -187,11 +188,9 @@ def describe_recording(recording: Recording, sources: Sources) -> dict[str, Any]
     return described
 
 
-def _identity(path: Path, name: str) -> dict[str, Any]:
+def _identity(source: Source, name: str) -> dict[str, Any]:
     """Name, size, and a checksum of both ends: enough to tell recordings apart without reading them through."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        ends = hashlib.sha256(file.read(_END_BYTES))
-        file.seek(max(0, size - _END_BYTES))
-        ends.update(file.read(_END_BYTES))
+    size = size_of(source)
+    ends = hashlib.sha256(read_range(source, 0, _END_BYTES))
+    ends.update(read_range(source, max(0, size - _END_BYTES), _END_BYTES))
     return {"file": name, "bytes": size, "sha256_of_ends": ends.hexdigest()}

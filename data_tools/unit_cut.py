@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from data_tools.recordings import Recording, stamp
 from data_tools.shard_writer import safe_name
 from data_tools.sources import ShardSettings
+from data_tools.video import KeyFrames, num_decoded
 from taudl_dist.dataset.schema import hash_table
 
 CROPS_SCHEMA = pa.schema(
@@ -29,17 +30,15 @@ CROPS_SCHEMA = pa.schema(
     ]
 )
 """A row per crop of a unit, in order of (key, frame). `splits` joins split names with +. label: grows with (instant, track) within
-a camera. Boxes are clipped, whole pixels. recording: position among the unit's recordings, and `frame` counts in it."""
+a camera. Boxes are clipped, whole pixels. recording: position among the unit's recordings, and `frame` counts in it. Tables of units
+have two columns more, key_frame and key_stamp (int64): the key frame before the crop's frame, 0 and 0 for the file's beginning."""
 
 PURPOSES = ("train", "test")
-
-KeyFrames = tuple[np.ndarray, np.ndarray]
-"""Index and time stamp of a file's key frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """The tracklets of one shard. window: its beginning in seconds, 0 for a camera without a clock. starts: as `crops.recording`."""
+    """The tracklets of one shard. window: its beginning in seconds, 0 for a camera without a clock."""
 
     name: str
     camera: str
@@ -48,16 +47,17 @@ class Unit:
     number: int
     crops: pa.Table
     recordings: list[Recording]
-    starts: list[list[int] | None]
 
     def describe(self, total: Any) -> dict[str, Any]:
         """What plan.json says of it; `total` is a hashlib object that has been fed all else that its bytes depend on."""
         hash_table(total, self.crops)
         sources = []
-        for position, (recording, start) in enumerate(zip(self.recordings, self.starts)):
-            frames = self.crops.filter(pc.equal(self.crops["recording"], position))["frame"]
-            first, last = pc.min(frames).as_py(), pc.max(frames).as_py()
-            sources.append({"recording": recording.name, "first_frame": first, "last_frame": last, "start": start})
+        for position, recording in enumerate(self.recordings):
+            crops = self.crops.filter(pc.equal(self.crops["recording"], position))
+            frames = np.unique(crops["frame"])
+            decoded = num_decoded(frames, keys_of(crops))
+            first, last = int(frames[0]), int(frames[-1])
+            sources.append({"recording": recording.name, "first_frame": first, "last_frame": last, "decoded": decoded})
         facts = {name: getattr(self, name) for name in ("name", "camera", "purpose", "window", "number")}
         counts = {"tracklets": len(self.crops["key"].unique()), "crops": self.crops.num_rows}
         return {**facts, **counts, "sources": sources, "digest": total.hexdigest()}
@@ -130,13 +130,17 @@ def _unit(rows: pa.Table, recordings: Sequence[Recording], keys: Sequence[KeyFra
     used, position = np.unique(rows["recording"].to_numpy(), return_inverse=True)
     at = rows.schema.get_field_index("recording")
     rows = rows.set_column(at, "recording", pa.array(position.astype(np.int32)))
-    frame = rows["frame"].to_numpy()
-    starts = [_start(keys[one], int(frame[position == at].min())) for at, one in enumerate(used.tolist())]
-    return Unit(crops=rows, recordings=[recordings[one] for one in used.tolist()], starts=starts, **about)
+    frame, key = rows["frame"].to_numpy(), np.zeros((2, len(rows)), np.int64)
+    for one in np.unique(position).tolist():
+        indices, stamps = keys[used[one]]
+        before = np.searchsorted(indices, frame[position == one], side="right") - 1
+        key[:, position == one] = np.where(before > 0, [np.append(indices, 0)[before], np.append(stamps, 0)[before]], 0)
+    rows = rows.append_column("key_frame", pa.array(key[0])).append_column("key_stamp", pa.array(key[1]))
+    return Unit(crops=rows, recordings=[recordings[one] for one in used.tolist()], **about)
 
 
-def _start(keys: KeyFrames, first: int) -> list[int] | None:
-    """The key frame (index, time stamp) that decoding starts at to reach the frame `first`; None: the beginning."""
-    indices, stamps = keys
-    at = int(np.searchsorted(indices, first, side="right")) - 1
-    return [int(indices[at]), int(stamps[at])] if at > 0 else None
+def keys_of(crops: pa.Table) -> KeyFrames:
+    """The key frames that lead to the crops of one recording of a unit."""
+    indices, first = np.unique(crops["key_frame"].to_numpy(), return_index=True)
+    is_key = indices > 0
+    return indices[is_key], crops["key_stamp"].to_numpy()[first[is_key]]

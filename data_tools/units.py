@@ -6,9 +6,9 @@ Damage in a video costs the tracklets it touches, not the unit; they are named i
 from __future__ import annotations
 
 import errno
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,27 +16,31 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_tools.crops import encode_crop
+from data_tools.folder import Folder
 from data_tools.shard_writer import ShardTracklet, write_unit
-from data_tools.video import iter_frames
+from data_tools.source_files import Source
+from data_tools.unit_cut import keys_of
+from data_tools.video import iter_pictures
+from taudl_dist.dataset.storage import StoreError, WriteError
 from taudl_dist.errors import UserError
 
 PLAN_DIR = "plan"
+_DISK_IS_LOST = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnitSource:
-    """A video file a unit needs, its name in the dataset, and the key frame decoding starts at."""
+    """A video file a unit needs, and its name in the dataset."""
 
-    video: Path
+    video: Source
     file: str
-    start: tuple[int, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnitTask:
     """All a worker needs: the dataset folder, the unit's name and camera, and its videos, as `crops.recording` counts them."""
 
-    folder: Path
+    folder: Folder
     unit: str
     camera: str
     sources: tuple[UnitSource, ...]
@@ -47,11 +51,11 @@ class UnitTask:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitResult:
-    """What went wrong: `problem` for the whole unit, `failed` tracklets by key; is_disk_full: no unit can be written any more."""
+    """What went wrong: `problem` for the whole unit, `failed` tracklets by key; is_target_lost: no unit can be written any more."""
 
     problem: str | None = None
     failed: dict[str, str] = field(default_factory=dict)
-    is_disk_full: bool = False
+    is_target_lost: bool = False
 
 
 def cut_unit(task: UnitTask, failed: dict[str, str]) -> Iterator[int]:
@@ -60,15 +64,15 @@ def cut_unit(task: UnitTask, failed: dict[str, str]) -> Iterator[int]:
     Raises:
         UserError: no tracklet is left.
     """
-    crops = pq.read_table(task.folder / PLAN_DIR / f"{task.unit}.parquet")
+    crops = pq.read_table(io.BytesIO(task.folder.read(f"{PLAN_DIR}/{task.unit}.parquet")))
     boxes = np.stack([crops[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1)
     jpegs = [b""] * crops.num_rows
     for position, source in enumerate(task.sources):
         rows = np.flatnonzero(crops["recording"].to_numpy() == position)
         try:
-            yield from _cut_source(
-                source, rows, crops["frame"].to_numpy()[rows], boxes, jpegs, max_height=task.max_height
-            )
+            yield from _cut_source(source, crops.take(rows), boxes[rows], rows, jpegs, max_height=task.max_height)
+        except StoreError:  # the network's fault, not the video's: the unit as a whole can be tried again
+            raise
         except UserError as error:
             lost = {crops["key"][row].as_py() for row in rows.tolist() if not jpegs[row]}
             failed |= dict.fromkeys(sorted(lost), str(error))
@@ -83,15 +87,16 @@ def cut_unit(task: UnitTask, failed: dict[str, str]) -> Iterator[int]:
 
 
 def _cut_source(
-    source: UnitSource, rows: np.ndarray, frame: np.ndarray, boxes: np.ndarray, jpegs: list[bytes], *, max_height: int
+    source: UnitSource, crops: pa.Table, boxes: np.ndarray, rows: np.ndarray, jpegs: list[bytes], *, max_height: int
 ) -> Iterator[int]:
-    """Fills `jpegs` at `rows` (n,), whose frames of one video are `frame` (n,)."""
+    """Fills `jpegs` at `rows` (n,) with the crops of one video, whose boxes are (n, 4)."""
+    frame = crops["frame"].to_numpy()
     order = np.argsort(frame, kind="stable")
     wanted, begin = np.unique(frame[order], return_index=True)
-    frames = iter_frames(source.video, wanted=wanted, start=source.start)
-    for members, (_, picture) in zip(np.split(rows[order], begin[1:]), frames, strict=True):
-        for row in members.tolist():
-            jpegs[row] = encode_crop(picture, boxes[row], max_height=max_height)
+    pictures = iter_pictures(source.video, wanted=wanted, keys=keys_of(crops))
+    for members, (_, picture) in zip(np.split(order, begin[1:]), pictures, strict=True):
+        for member in members.tolist():
+            jpegs[rows[member]] = encode_crop(picture.cut(boxes[member]), max_height=max_height)
         yield len(members)
 
 
@@ -108,8 +113,8 @@ def make_unit(task: UnitTask) -> UnitResult:
 
 def failure(error: Exception) -> UnitResult:
     """The result of a unit that ended with an error."""
-    is_disk_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return UnitResult(problem=str(error) or type(error).__name__, is_disk_full=is_disk_full)
+    is_target_lost = isinstance(error, WriteError) or (isinstance(error, OSError) and error.errno in _DISK_IS_LOST)
+    return UnitResult(problem=str(error) or type(error).__name__, is_target_lost=is_target_lost)
 
 
 def _tracklets(task: UnitTask, crops: pa.Table, boxes: np.ndarray, jpegs: list[bytes]) -> Iterator[ShardTracklet]:

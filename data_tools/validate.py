@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_tools.folder import LocalFolder
 from data_tools.shard_writer import index_line
 from taudl_dist.dataset import Dataset, Sample, TrackletReader, dataset_digest, is_remote, open_dataset, read_manifest
 from taudl_dist.dataset.schema import INDEX_SCHEMA, SHARDS_DIR, SPLITS
@@ -52,35 +55,47 @@ class Report:
 
 
 def validate_dataset(path: str | Path) -> Report:
-    """Checks everything that can be wrong with a dataset folder.
+    """Checks everything that can be wrong with a dataset; of one in an object store a shard at a time lies on the local disk.
 
     Raises:
         UserError: the folder holds no dataset at all.
     """
-    if is_remote(path):
-        raise UserError(
-            f"{path}: validation reads every byte; run it where the dataset was made, or on a copy on a local disk"
-        )
     report = Report()
-    dataset = open_dataset(path) if not Path(path).is_dir() else report.attempt(open_dataset, path)
+    is_there = is_remote(path) or Path(path).is_dir()
+    dataset = report.attempt(open_dataset, path) if is_there else open_dataset(path)
     manifest = report.attempt(lambda: read_manifest(path, splits=SPLITS)) if dataset else None
     if dataset is None or manifest is None:
         return report
     _check_manifest(dataset, manifest, report)
     _check_strays(dataset, report)
     shards = manifest["shard"].to_numpy()
-    reader = TrackletReader(dataset)
     for number, name in enumerate(progress(dataset.shards, "validate", unit="shard")):
-        if not dataset.shard_path(number).is_file():
-            report.add(f"{name}: this shard is missing; make the dataset again")
-            continue
         rows = manifest.filter(pa.array(shards == number)).sort_by("offset").to_pylist()
-        report.attempt(_check_files, dataset, number, report)
-        report.attempt(_check_content, dataset, reader, number, rows, report)
+        with _at_hand(dataset, number, report) as local:
+            if not local.shard_path(number).is_file():
+                report.add(f"{name}: this shard is missing; make the dataset again")
+                continue
+            report.attempt(_check_files, local, number, report)
+            report.attempt(_check_content, local, number, rows, report)
         report.shards += 1
         if not rows:
             report.add(f"{name}: no row of the manifest lies in it")
     return report
+
+
+@contextmanager
+def _at_hand(dataset: Dataset, number: int, report: Report) -> Iterator[Dataset]:
+    """The dataset with the files of one shard on a local disk."""
+    if dataset.storage is None:
+        yield dataset
+        return
+    tar = dataset.shards[number]
+    with tempfile.TemporaryDirectory(prefix="taudl-") as folder:
+        target = Path(folder) / SHARDS_DIR
+        target.mkdir()
+        for name in (tar, f"{tar}.idx", f"{tar.removesuffix('.tar')}.ok.json"):
+            report.attempt(dataset.storage.copy_file, f"{SHARDS_DIR}/{name}", target / name)
+        yield replace(dataset, path=Path(folder), storage=None)
 
 
 def _check_manifest(dataset: Dataset, manifest: pa.Table, report: Report) -> None:
@@ -106,16 +121,18 @@ def _check_manifest(dataset: Dataset, manifest: pa.Table, report: Report) -> Non
 def _check_strays(dataset: Dataset, report: Report) -> None:
     known = {f"{name}{end}" for name in dataset.shards for end in ("", ".idx")}
     known |= {f"{name.removesuffix('.tar')}.ok.json" for name in dataset.shards}
-    found = {path.name for path in (dataset.path / SHARDS_DIR).glob("*")}
-    for name in sorted(found - known):
-        if name.endswith(".ok.json") and _is_empty_unit(dataset.path / SHARDS_DIR / name):
+    local, storage = LocalFolder(dataset.path), dataset.storage
+    found = storage.files(SHARDS_DIR) if storage else local.names(SHARDS_DIR)
+    read = storage.read_file if storage else local.read
+    for name in sorted(found.keys() - known):
+        if name.endswith(".ok.json") and _is_empty_unit(read(f"{SHARDS_DIR}/{name}")):
             continue  # all of it was dropped
         report.add(f"{SHARDS_DIR}/{name}: belongs to no shard of this dataset; delete it")
 
 
-def _is_empty_unit(path: Path) -> bool:
+def _is_empty_unit(record: bytes) -> bool:
     try:
-        return json.loads(path.read_text())["shard"] is None
+        return json.loads(record)["shard"] is None
     except (ValueError, KeyError, TypeError):
         return False
 
@@ -136,11 +153,9 @@ def _check_files(dataset: Dataset, number: int, report: Report) -> None:
                    f" {expected['sha256'][:12]}: the file was changed or cut off")  # fmt: skip
 
 
-def _check_content(
-    dataset: Dataset, reader: TrackletReader, number: int, rows: list[dict[str, Any]], report: Report
-) -> None:
+def _check_content(dataset: Dataset, number: int, rows: list[dict[str, Any]], report: Report) -> None:
     """The shard's samples as webdataset reads them, next to what the manifest's extents hold; every image is decoded."""
-    name = dataset.shards[number]
+    name, reader = dataset.shards[number], TrackletReader(dataset)
     by_key = _webdataset_samples(dataset.shard_path(number), report)
     seen: set[str] = set()
     index = []

@@ -17,6 +17,8 @@ import numpy as np
 
 from data_tools.atomic import whole_file
 from data_tools.camera_name import camera_name
+from data_tools.picture import Picture
+from data_tools.source_files import Source, opened
 from taudl_dist.errors import UserError
 
 VIDEO_SUFFIXES = (
@@ -72,7 +74,7 @@ def find_videos(folder: str | Path) -> dict[str, Path]:
     return videos
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: str | Source) -> VideoInfo:
     """What a video holds. Packets are counted where the container does not store the number of frames.
 
     Raises:
@@ -109,7 +111,7 @@ def _created(metadata: dict[str, str]) -> float | None:
     return created_s if created_s > 0 else None
 
 
-def _count(path: str | Path, container: Any, stream: Any) -> tuple[int, float]:
+def _count(path: str | Source, container: Any, stream: Any) -> tuple[int, float]:
     """Number of packets and the seconds they last."""
     try:
         lengths = [packet.duration or 0 for packet in container.demux(stream) if packet.size]
@@ -125,15 +127,27 @@ def _count(path: str | Path, container: Any, stream: Any) -> tuple[int, float]:
     return len(lengths), span_s
 
 
-def key_frames(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Index and time stamp of each key frame, (K,) int64 each, ascending, from one pass without decoding.
+KeyFrames = tuple[np.ndarray, np.ndarray]
+"""Index and time stamp of key frames, (K,) int64 each, ascending."""
+NO_KEYS: KeyFrames = (np.zeros(0, np.int64), np.zeros(0, np.int64))
 
-    Streams without usable time stamps, or that begin in the middle of a group, have none: read them from the beginning.
+_MIN_SKIPPED = 8
+"""Frames that a jump must save; it costs a few, for the decoder begins with an empty pipeline."""
+_HIDDEN_FRAMES = ("vp8",)
+"""Codecs with packets that show nothing."""
+
+
+def key_frames(path: str | Source) -> KeyFrames:
+    """The key frames of a video, from one pass without decoding.
+
+    Streams without usable time stamps, or that begin in the middle of a group, have none, nor those where a packet may not be a frame:
+    read them from the beginning.
 
     Raises:
         UserError: damaged or cut off.
     """
     with _opened(path) as (container, stream):
+        is_countable, first = stream.codec_context.name not in _HIDDEN_FRAMES, None
         packets: list[tuple[int | None, bool]] = []
         try:
             for packet in container.demux(stream):
@@ -141,41 +155,99 @@ def key_frames(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
                     raise _damaged(path, len(packets), "a packet is cut off")
                 if packet.size and not packet.is_discard:
                     packets.append((packet.pts, packet.is_keyframe))
+                    first = first or next(iter(packet.decode()), None)
         except _ffmpeg_error() as error:
             raise _damaged(path, len(packets), error) from None
         if len(packets) < 0.98 * stream.frames:  # an edit list may hide a few
             raise _damaged(path, len(packets), f"its header announces {stream.frames} frames")
+        if first and first.interlaced_frame and not stream.frames:  # two packets may be one frame, a field each
+            is_countable = False
     stamps = sorted(pts for pts, _ in packets if pts is not None)
     keys = sorted(pts for pts, is_key in packets if is_key and pts is not None)
-    if len(stamps) < len(packets) or len(set(stamps)) < len(stamps) or keys[:1] != stamps[:1]:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    if not is_countable or len(stamps) < len(packets) or len(set(stamps)) < len(stamps) or keys[:1] != stamps[:1]:
+        return NO_KEYS
     return np.searchsorted(np.array(stamps, np.int64), np.array(keys, np.int64)), np.array(keys, np.int64)
 
 
-def iter_frames(
-    path: str | Path, *, wanted: np.ndarray | None = None, start: tuple[int, int] | None = None
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (index, rgb uint8 (H, W, 3)) of the wanted frames, or of all, in order.
+def iter_frames(path: str | Source, *, wanted: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (index, rgb uint8 (H, W, 3)) of the wanted frames, or of all, in order; see `iter_pictures`."""
+    for index, picture in iter_pictures(path, wanted=wanted):
+        yield index, picture.rgb
+
+
+def iter_pictures(
+    path: str | Source, *, wanted: np.ndarray | None = None, keys: KeyFrames = NO_KEYS
+) -> Iterator[tuple[int, Picture]]:
+    """Yields (index, frame) of the wanted frames, or of all, in order: the same ones whatever key frames are given.
 
     Args:
         wanted: ascending frame indices; decoding stops after the last one.
-        start: (index, time stamp) of a key frame at or before the first wanted one, as `key_frames` gives them.
+        keys: what `key_frames` gives, or a part of it. What lies between a wanted frame and the last key frame before the next one is
+            not decoded. Where a jump leads to other frames than it should, the rest is read from the beginning.
 
     Raises:
         UserError: missing or damaged file, or a stream that ends before the last wanted frame.
     """
-    if wanted is not None and not len(wanted):
+    runs = [(None, None)] if wanted is None else decoding_runs(wanted, keys)
+    if not runs:
         return
-    queue = None if wanted is None else iter(wanted.tolist())
+    num_done = 0
+    with _opened(path) as (container, stream):
+        try:
+            for start, targets in runs:
+                for index, frame in _chosen(
+                    path, stream, _decode(path, container, stream, start, keys), start, targets
+                ):
+                    yield index, Picture(frame)
+                    num_done += 1
+            return
+        except _OtherFrames:
+            assert wanted is not None
+    yield from iter_pictures(path, wanted=wanted[num_done:])
+
+
+def decoding_runs(wanted: np.ndarray, keys: KeyFrames) -> list[tuple[tuple[int, int] | None, np.ndarray]]:
+    """Ascending frames (n,) in runs that are decoded in one go, each with the key frame (index, time stamp) it begins at; None: the
+    beginning of the file."""
+    if not len(wanted):
+        return []
+    indices, stamps = keys
+    at = np.searchsorted(indices, wanted, side="right") - 1
+    nearest = np.append(indices, 0)[at]  # without a key frame before it, a frame is reached from frame 0
+    heads = 1 + np.flatnonzero(nearest[1:] - wanted[:-1] > _MIN_SKIPPED)
+    first = at[np.append(0, heads)].tolist()
+    starts = [(int(indices[key]), int(stamps[key])) if key >= 0 and indices[key] > 0 else None for key in first]
+    return list(zip(starts, np.split(wanted, heads)))
+
+
+def num_decoded(wanted: np.ndarray, keys: KeyFrames) -> int:
+    """Frames that `iter_pictures` decodes to reach ascending frames (n,)."""
+    return sum(int(run[-1]) + 1 - (start[0] if start else 0) for start, run in decoding_runs(wanted, keys))
+
+
+class _OtherFrames(Exception):
+    """After a jump the decoder shows other frames than it would have without."""
+
+
+def _chosen(
+    path: str | Source,
+    stream: Any,
+    frames: Iterator[tuple[int, Any]],
+    start: tuple[int, int] | None,
+    targets: np.ndarray | None,
+) -> Iterator[tuple[int, Any]]:
+    """Those of (index, frame) that are wanted."""
+    queue = None if targets is None else iter(targets.tolist())
     target = None if queue is None else next(queue)
     index = -1
-    with _opened(path) as (container, stream):
-        for index, frame in _decode(path, container, stream, start):
-            if target is None or index == target:
-                yield index, frame.to_ndarray(format="rgb24")
-                if queue is not None and (target := next(queue, None)) is None:
-                    return
-        expected = stream.frames if wanted is None else int(wanted[-1]) + 1
+    for index, frame in frames:
+        if target is None or index == target:
+            yield index, frame
+            if queue is not None and (target := next(queue, None)) is None:
+                return
+    expected = stream.frames if targets is None else int(targets[-1]) + 1
+    if start:
+        raise _OtherFrames
     if index + 1 < expected:
         raise UserError(
             f"{path}: the video ends after frame {index}, but {expected} frames were expected: it is cut off, or the"
@@ -183,9 +255,16 @@ def iter_frames(
         )
 
 
-def _decode(path: str | Path, container: Any, stream: Any, start: tuple[int, int] | None) -> Iterator[tuple[int, Any]]:
-    """(index, decoded frame) from the beginning or from a key frame."""
+def _decode(
+    path: str | Source, container: Any, stream: Any, start: tuple[int, int] | None, keys: KeyFrames
+) -> Iterator[tuple[int, Any]]:
+    """(index, decoded frame) from the beginning or from a key frame.
+
+    Raises:
+        _OtherFrames: a key frame does not come out at its place.
+    """
     index, first_pts = start or (0, None)
+    place = dict(zip(keys[1].tolist(), keys[0].tolist()))
     try:
         if first_pts is not None:
             container.seek(first_pts, stream=stream)
@@ -195,6 +274,9 @@ def _decode(path: str | Path, container: Any, stream: Any, start: tuple[int, int
             for frame in packet.decode():
                 if first_pts is not None and frame.pts is not None and frame.pts < first_pts:
                     continue  # the seek may land on an earlier key frame
+                is_first = start is not None and index == start[0]
+                if place.get(frame.pts, None if is_first else index) != index or (start and frame.is_corrupt):
+                    raise _OtherFrames
                 yield index, frame
                 index += 1
     except _ffmpeg_error() as error:
@@ -202,30 +284,30 @@ def _decode(path: str | Path, container: Any, stream: Any, start: tuple[int, int
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
+def _opened(path: str | Source) -> Iterator[tuple[Any, Any]]:
     """The container and its first video stream; one decoding thread, because parallel work is by camera and window."""
     import av
 
     av.logging.set_level(av.logging.PANIC)
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such video file")
-    if not path.stat().st_size:
-        raise UserError(f"{path}: the file is empty; copy or record it again")
+    with opened(Path(path) if isinstance(path, str) else path) as file, _container(path, file) as container:
+        if not container.streams.video:
+            raise UserError(f"{path}: no video stream in it; expected a video file")
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def _container(path: str | Source, file: Any) -> Any:
+    import av
+
     try:
-        container = av.open(str(path))
+        return av.open(file)
     except av.FFmpegError as error:
         reason = f"{error.strerror or error}".lower()
         raise UserError(
             f"{path}: cannot be opened as video ({reason}): it is damaged, cut off, or no video; copy it again, or"
             " repair it with `ffmpeg -i in -c copy out.mp4`"
         ) from None
-    with container:
-        if not container.streams.video:
-            raise UserError(f"{path}: no video stream in it; expected a video file")
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        yield container, stream
 
 
 def _ffmpeg_error() -> type[Exception]:
@@ -234,7 +316,7 @@ def _ffmpeg_error() -> type[Exception]:
     return av.FFmpegError
 
 
-def _damaged(path: str | Path, index: int, reason: object) -> UserError:
+def _damaged(path: str | Source, index: int, reason: object) -> UserError:
     reason = getattr(reason, "strerror", None) or reason
     return UserError(
         f"{path}: damaged or cut off at frame {index} ({str(reason).lower()}); copy it again, or cut it before that"

@@ -79,6 +79,20 @@ class ObjectStore:
     def has(self, key: str) -> bool:
         return self._send("HEAD", f"/{BUCKET}/{key}")[0] == 200
 
+    def get(self, key: str) -> bytes:
+        status, _, reply = self._send("GET", f"/{BUCKET}/{key}", None, {"Authorization": AUTHORIZATION})
+        assert status == 200, reply
+        return reply
+
+    def objects(self, folder: str) -> dict[str, int]:
+        """Bytes of each object below a folder, by its path in it."""
+        import boto3
+
+        client = boto3.client("s3", endpoint_url="http://{}:{}".format(*self._upstream), region_name="us-east-1")
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{folder}/")
+        found = [one for page in pages for one in page.get("Contents", [])]
+        return {one["Key"].removeprefix(f"{folder}/"): one["Size"] for one in found if not one["Key"].endswith("/")}
+
     def delete(self, key: str) -> None:
         self._send("DELETE", f"/{BUCKET}/{key}", None, {"Authorization": AUTHORIZATION})
 
@@ -120,22 +134,35 @@ class ObjectStore:
                 with store._counted(self.command, self.path) as fault, contextlib.suppress(OSError):
                     self.answer(fault)
 
-            do_HEAD = do_GET  # noqa: N815
+            do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
 
             def answer(self, fault: str | None) -> None:
+                sent = self.body()
                 if fault == "stall":
                     time.sleep(store.stall_s)
                 if fault in STATUS:
                     self.reply(STATUS[fault], [], ERROR.format(code=fault).encode())
                     return
-                headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-                status, answer, body = store._send(self.command, self.path, None, headers)
+                dropped = ("host", "transfer-encoding", "content-length")
+                headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
+                status, answer, body = store._send(self.command, self.path, sent or None, headers)
                 if fault == "garbage":
                     body = bytes(len(body))
                 if fault == "short" and self.command == "GET":
                     body = body[: len(body) // 2]
                     answer = [(name, value) for name, value in answer if name.lower() != "content-length"]
                 self.reply(status, answer, body, fault)
+
+            def body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                parts = []
+                while size := int(self.rfile.readline().split(b";")[0], 16):
+                    parts.append(self.rfile.read(size))
+                    self.rfile.readline()
+                while self.rfile.readline().strip():
+                    pass
+                return b"".join(parts)
 
             def reply(self, status: int, headers: list[tuple[str, str]], body: bytes, fault: str | None = None) -> None:
                 self.send_response(status)
@@ -145,7 +172,7 @@ class ObjectStore:
                 if not any(name.lower() == "content-length" for name, _ in headers):
                     self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                if self.command == "HEAD":
+                if self.command == "HEAD" or status == 204:
                     return
                 with store._lock:
                     store.sent_bytes += len(body)

@@ -14,8 +14,17 @@ from taudl_dist.config import StorageConfig
 from taudl_dist.dataset.index import TrainingIndex, open_index
 from taudl_dist.dataset.location import is_remote, local_path
 from taudl_dist.dataset.metadata import fetch_metadata, metadata_folder
-from taudl_dist.dataset.schema import DATASET_FILE, FORMAT, INDEX_FILE, SHARDS_DIR, SPLITS, VERSION, shard_name
-from taudl_dist.dataset.storage import Storage, open_storage
+from taudl_dist.dataset.schema import (
+    DATASET_FILE,
+    FORMAT,
+    INDEX_FILE,
+    SHARDS_DIR,
+    SPLITS,
+    VERSION,
+    shard_file,
+    shard_name,
+)
+from taudl_dist.dataset.storage import MissingError, Storage, open_storage
 from taudl_dist.errors import UserError
 
 
@@ -28,6 +37,7 @@ class Dataset:
     digest: str
     cameras: list[str]
     shards: list[str]
+    """File names of the tars."""
     info: dict[str, Any]
     training: TrainingIndex
     storage: Storage | None = None
@@ -84,13 +94,18 @@ def read_info(path: str | Path) -> dict[str, Any]:
         raise UserError(_missing(Path(path))) from None
     except OSError as error:
         raise UserError(f"{file}: not readable ({error}); make the dataset again") from None
-    return _parse_info(content, str(file))
+    return parse_info(content, str(file))
 
 
 def _open_remote(uri: str, config: StorageConfig) -> Dataset:
     storage = open_storage(uri, config)
-    dataset_json = storage.read_file(DATASET_FILE)
-    info = _parse_info(dataset_json, storage.where(DATASET_FILE))
+    try:
+        dataset_json = storage.read_file(DATASET_FILE)
+    except MissingError:
+        if storage.size("plan.json") is None:
+            raise
+        raise UserError(_unfinished(storage.uri)) from None
+    info = parse_info(dataset_json, storage.where(DATASET_FILE))
     folder = metadata_folder(storage, info["digest"])
     copy = fetch_metadata(storage, folder, INDEX_FILE, dataset_json=dataset_json)
     try:
@@ -106,7 +121,7 @@ def _named(info: dict[str, Any]) -> dict[str, Any]:
     return {
         "digest": info["digest"],
         "cameras": [camera["name"] for camera in info["cameras"]],
-        "shards": [shard["name"] for shard in info["shards"]],
+        "shards": [shard_file(shard) for shard in info["shards"]],
         "info": info,
     }
 
@@ -115,7 +130,8 @@ def _open_index(folder: Path, info: dict[str, Any]) -> TrainingIndex:
     return open_index(folder, [camera["num_tracklets"] for camera in info["cameras"]])
 
 
-def _parse_info(content: bytes, where: str) -> dict[str, Any]:
+def parse_info(content: bytes, where: str) -> dict[str, Any]:
+    """The content of a dataset.json, checked as `read_info` does; `where` names it in messages."""
     try:
         info = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -144,9 +160,10 @@ def _check_info(info: dict[str, Any], where: str) -> None:
         names = [camera["name"] for camera in info["cameras"]]
         "".join(names).encode()  # JSON can spell half a character, which no table can hold
         shards = [shard_name(shard["name"], where) for shard in info["shards"]]
+        files = [shard_name(shard_file(shard), where) for shard in info["shards"]]
     except (KeyError, TypeError, UnicodeEncodeError) as error:
         raise UserError(f"{where}: field {error} is missing or of the wrong type; make the dataset again") from None
-    if not all(typed) or len(set(names)) < len(names) or len(set(shards)) < len(shards):
+    if not all(typed) or len(set(names)) < len(names) or len(set(shards)) < len(shards) or len(set(files)) < len(files):
         raise UserError(f"{where}: a field has the wrong type, or a name stands in it twice; make the dataset again")
     if sum(camera["num_tracklets"] for camera in info["cameras"]) != info["splits"]["train"]["tracklets"]:
         raise UserError(f"{where}: its cameras and its split `train` count different tracklets; make the dataset again")
@@ -162,5 +179,9 @@ def _missing(path: Path) -> str:
     if (path / "drop.json").exists():
         return f"{path}: a drop was interrupted, so this is no dataset; run `taudl drop {path} --resume` to go on"
     if (path / "plan.json").exists():
-        return f"{path}: this dataset is not finished (no {DATASET_FILE}); run its `taudl shard` command again to go on"
+        return _unfinished(path)
     return f"{path}: no {DATASET_FILE} in it; expected a folder made by `taudl shard` or `taudl import`"
+
+
+def _unfinished(where: str | Path) -> str:
+    return f"{where}: this dataset is not finished (no {DATASET_FILE}); run its `taudl shard` command again to go on"

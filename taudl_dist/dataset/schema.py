@@ -94,6 +94,11 @@ def _hash_column(total: Any, column: pa.ChunkedArray, kind: pa.DataType) -> None
     total.update(pc.fill_null(column, 0).to_numpy().astype(dtype).tobytes())
 
 
+def shard_file(shard: dict[str, Any]) -> Any:
+    """What the tar of an entry of dataset.json is called: its name, unless an object store has it under that of an attempt."""
+    return shard.get("file", shard["name"])
+
+
 def shard_name(name: Any, where: str) -> str:
     """The name itself, when it is a plain file name; what a dataset file says must not lead out of the dataset folder.
 

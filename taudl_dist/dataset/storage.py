@@ -1,18 +1,20 @@
-"""An object store through pyarrow.fs: ranges of shards and whole small files, each request bounded in time and repeated on failure.
+"""An object store through pyarrow.fs: ranges and whole files, read and written, each request bounded in time and repeated on failure.
 
 A reply counts only with its full length and, for images, with sound tar headers; so what the network cut off or mangled is asked
-for again. What no repetition can heal (no such object, no access) fails at once.
+for again. A file that is written appears whole or not at all. What no repetition can heal (no such object, no access) fails at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import random
+import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +32,11 @@ Result = TypeVar("Result")
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 8.0
 _COPY_BYTES = 16 * 2**20
+_SMALL_BYTES = 4 * 2**20
+"""Up to this size a file is written by one request."""
 _LARGEST_JSON = 2**30
+_LISTING = 10
+"""A listing takes a request for each thousand names, so it has so many times longer."""
 _FILLINGS = (b"\xa5", b"\x5a")
 _NO_ACCESS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "UNRECOGNIZED_CLIENT", "PERMISSION_DENIED",
               "UNAUTHENTICATED", "EXPIRED_TOKEN", "INVALID_CLIENT_TOKEN_ID", "MISSING_AUTHENTICATION_TOKEN", "HTTP code 401",
@@ -69,6 +75,18 @@ class ReadStats:
 
 class TransientError(OSError):
     """A failure that may pass: worth another attempt."""
+
+
+class StoreError(UserError):
+    """The store refused, or failed in every attempt."""
+
+
+class MissingError(StoreError):
+    """There is no such object."""
+
+
+class WriteError(StoreError):
+    """The store does not take what is written to it."""
 
 
 class Storage:
@@ -159,6 +177,91 @@ class Storage:
             copy.flush()
             os.fsync(copy.fileno())
 
+    def files(self, folder: str = "", *, recursive: bool = False) -> dict[str, int]:
+        """Size of each file in a folder (or below it), by its name in that folder; empty where there is no such folder."""
+        return {name: size for name, size in self._list(folder, recursive=recursive).items() if size is not None}
+
+    def entries(self) -> set[str]:
+        """Names of the files and folders that stand directly in it."""
+        return set(self._list("", recursive=False))
+
+    def _list(self, folder: str, *, recursive: bool) -> dict[str, int | None]:
+        from pyarrow import fs
+
+        base = f"{self._root}/{folder}".rstrip("/")
+
+        def attempt() -> dict[str, int | None]:
+            self.count(requests=1)
+            found = self._filesystem.get_file_info(fs.FileSelector(base, recursive=recursive, allow_not_found=True))
+            return {
+                info.path.removeprefix(f"{base}/"): info.size if info.type == fs.FileType.File else None
+                for info in found
+            }
+
+        return self._repeat(attempt, f"{self.uri}/{folder}".rstrip("/"), timeout_s=_LISTING * self.config.timeout_s)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is none. An empty name asks whether the root itself is a file."""
+        from pyarrow import fs
+
+        def attempt() -> int | None:
+            self.count(requests=1)
+            info = self._filesystem.get_file_info(f"{self._root}/{name}".rstrip("/"))
+            return info.size if info.type == fs.FileType.File else None
+
+        return self._repeat(attempt, self.where(name))
+
+    def write_file(self, name: str, data: bytes | Path, *, is_own: bool = False) -> None:
+        """Writes a whole file, or replaces it; what was there before stays until the new one is complete.
+
+        Args:
+            is_own: nobody looks at the name before the writer tells of it, so an incomplete file may stand there.
+
+        Raises:
+            WriteError: refused, or failed in every attempt.
+        """
+        size = len(data) if isinstance(data, bytes) else data.stat().st_size
+        if size <= _SMALL_BYTES or is_own:
+            self._put(name, data, size)
+            return
+        # pyarrow (25.0) completes an upload of many parts also after one of them failed, so a large file is seen under another name
+        temporary = f"{name}.tmp-{secrets.token_hex(4)}"
+        self._put(temporary, data, size)
+        source, target = (f"{self._root}/{one}" for one in (temporary, name))
+        self._repeat(
+            lambda: self._filesystem.copy_file(source, target), self.where(name), timeout_s=self._time_for(size),
+            error=WriteError,
+        )  # fmt: skip
+        self.delete(temporary)
+
+    def delete(self, name: str) -> None:
+        """Deletes a file; none is fine too."""
+
+        def attempt() -> None:
+            self.count(requests=1)
+            with contextlib.suppress(FileNotFoundError):
+                self._filesystem.delete_file(f"{self._root}/{name}")
+
+        self._repeat(attempt, self.where(name), error=WriteError)
+
+    def _put(self, name: str, data: bytes | Path, size: int) -> None:
+        from pyarrow import fs
+
+        def attempt() -> None:
+            self.count(requests=2)
+            stream = self._filesystem.open_output_stream(f"{self._root}/{name}")
+            for block in _blocks(data):
+                stream.write(block)
+            stream.close()  # not in a `with`, which would complete a part of it after an error
+            info = self._filesystem.get_file_info(f"{self._root}/{name}")
+            if info.type != fs.FileType.File or info.size != size:
+                raise TransientError(f"wrote {size} bytes, the store has {info.size}")
+
+        self._repeat(attempt, self.where(name), timeout_s=self._time_for(size), error=WriteError)
+
+    def _time_for(self, size: int) -> float:
+        return self.config.timeout_s * (1 + size / _COPY_BYTES)
+
     def _read(self, file: NativeFile, offset: int, length: int) -> bytes:
         """One request's answer, if it is whole.
 
@@ -201,22 +304,33 @@ class Storage:
         self.count(requests=self._requests_to_open)
         return self._filesystem.open_input_file(f"{self._root}/{name}")
 
-    def _repeat(self, attempt: Callable[[], Result], what: str) -> Result:
-        """The attempt's result, after pauses of 0.25, 0.5, 1 ... seconds, each shortened by chance by up to a half."""
+    def _repeat(
+        self,
+        attempt: Callable[[], Result],
+        what: str,
+        *,
+        timeout_s: float | None = None,
+        error: type[StoreError] = StoreError,
+    ) -> Result:
+        """The attempt's result, after pauses of 0.25, 0.5, 1 ... seconds, each shortened by chance by up to a half.
+
+        Args:
+            error: what is raised in the end.
+        """
         attempts = self.config.attempts
         for number in range(attempts):
             try:
-                return within(self.config.timeout_s, attempt)
+                return within(timeout_s or self.config.timeout_s, attempt)
             except UserError:
                 raise
-            except (OSError, ValueError) as error:  # pyarrow also raises ValueError for files that failed to open
-                failure = str(error)
-                _refuse_permanent(error, what)
+            except (OSError, ValueError) as problem:  # pyarrow also raises ValueError for files that failed to open
+                failure = str(problem)
+                _refuse_permanent(problem, what, error)
             if number + 1 < attempts:
                 self.count(retries=1)
                 pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**number)
                 time.sleep(pause_s * (1 - self._jitter.random() / 2))
-        raise UserError(
+        raise error(
             f"{what}: failed in {attempts} attempts, at last with: {failure}; check the network and the store, then run the"
             " command again (taudl train goes on with --resume; there storage.attempts and storage.timeout_s can be raised)"
         )
@@ -279,6 +393,8 @@ def _s3(bucket: str, options: dict[str, str], config: StorageConfig) -> fs.FileS
         region=region,
         connect_timeout=config.timeout_s,
         request_timeout=config.timeout_s,
+        background_writes=False,
+        allow_delayed_open=True,  # a small file is one request
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),  # ours are counted and bounded
         **_endpoint(endpoint, options),
     )
@@ -304,15 +420,25 @@ def _endpoint(address: str | None, options: dict[str, str]) -> dict[str, str]:
     return {"endpoint_override": address.split("://")[-1].rstrip("/"), "scheme": scheme}
 
 
-def _refuse_permanent(error: OSError | ValueError, what: str) -> None:
-    """Raises UserError for what another attempt cannot change."""
-    text = str(error)
-    if isinstance(error, FileNotFoundError) or any(word in text for word in _NOT_THERE):
-        raise UserError(
+def _blocks(data: bytes | Path) -> Iterator[bytes]:
+    if isinstance(data, bytes):
+        yield data
+        return
+    with data.open("rb") as file:
+        yield from iter(lambda: file.read(_COPY_BYTES), b"")
+
+
+def _refuse_permanent(problem: OSError | ValueError, what: str, error: type[StoreError]) -> None:
+    """Raises for what another attempt cannot change."""
+    text, does_write = str(problem), issubclass(error, WriteError)
+    if isinstance(problem, FileNotFoundError) or any(word in text for word in _NOT_THERE):
+        if does_write:
+            raise error(f"{what}: no such bucket; make it first, or correct its name") from None
+        raise MissingError(
             f"{what}: no such object; check bucket and folder, and that the whole dataset was uploaded"
         ) from None
-    if isinstance(error, PermissionError) or any(word in text for word in _NO_ACCESS):
-        raise UserError(
+    if isinstance(problem, PermissionError) or any(word in text for word in _NO_ACCESS):
+        raise error(
             f"{what}: access refused ({text}); check the credentials (for S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and"
-            " AWS_SECRET_ACCESS_KEY, or ?anonymous=true) and what they may read"
+            f" AWS_SECRET_ACCESS_KEY, or ?anonymous=true) and what they may {'write' if does_write else 'read'}"
         ) from None

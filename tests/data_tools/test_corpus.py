@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from data_tools.corpus import shard_corpus
+from data_tools.folder import LocalFolder
 from data_tools.sources import ShardSettings
 from taudl_dist.dataset import TrackletReader, open_dataset, read_manifest
 from taudl_dist.errors import UsageError, UserError
@@ -126,9 +127,9 @@ def rewrite_plan_dir(corpus, out: Path) -> None:
     from data_tools import corpus_plan as module
 
     inputs = module.Inputs(videos=corpus.videos, tracks=corpus.tracks)
-    plan, made, _ = module.plan_corpus(inputs, out / "none", settings=SETTINGS, policy=module.Policy())
+    plan, made, _ = module.plan_corpus(inputs, LocalFolder(out / "none"), settings=SETTINGS, policy=module.Policy())
     assert plan == json.loads((out / "plan.json").read_text())
-    module.write_plan(out, made, is_first=True)
+    module.write_plan(LocalFolder(out), made)
 
 
 @pytest.mark.slow
@@ -148,7 +149,8 @@ def test_bytes_do_not_depend_on_kills(make_corpus, tmp_path):
     script = textwrap.dedent(f"""
         import av, PIL.Image, webdataset.writer  # so that the time until the kill is time at work
         from data_tools.corpus import shard_corpus
-        from data_tools.sources import ShardSettings
+        from data_tools.folder import LocalFolder
+from data_tools.sources import ShardSettings
         print("ready", flush=True)
         shard_corpus({str(corpus.videos)!r}, {str(corpus.tracks)!r}, {str(out)!r},
                      settings=ShardSettings(interval_s=2.0, crops_per_shard=4, max_frames=8))
@@ -235,7 +237,7 @@ def spoil_missing_tracks(corpus):
 def spoil_no_videos(corpus):
     for path in corpus.videos.iterdir():
         path.unlink()
-    return r"no video in it; expected files like <camera>.mp4"
+    return r"no such folder, or an empty one; expected files like <camera>.mp4"
 
 
 def spoil_cut_video(corpus):
@@ -251,7 +253,7 @@ def spoil_empty_video(corpus):
 
 def spoil_two_videos(corpus):
     (corpus.videos / "cam1.gif").write_bytes(b"GIF89a")
-    return r"cam1.gif and cam1.mp4 are both camera 'cam1'"
+    return r"2 videos are called cam1, with different endings; keep one"
 
 
 def spoil_frames_beyond(corpus):
@@ -299,7 +301,7 @@ def test_a_unit_that_fails_is_listed_and_the_others_are_kept(make_corpus, tmp_pa
     import data_tools.units
 
     corpus, out = make_corpus(), tmp_path / "out"
-    real = data_tools.units.iter_frames
+    real = data_tools.units.iter_pictures
 
     def damaged(path, **kwargs):
         if Path(path).stem == "cam1":
@@ -307,7 +309,7 @@ def test_a_unit_that_fails_is_listed_and_the_others_are_kept(make_corpus, tmp_pa
         return real(path, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(data_tools.units, "iter_frames", damaged)
+        patched.setattr(data_tools.units, "iter_pictures", damaged)
         with pytest.raises(UserError, match=r"2 of 4 units failed(.|\n)*cam1-train-00000: cam1\.mp4: damaged"):
             shard(corpus, out)
     kept = (out / "shards/cam2-train-00000.tar").stat().st_mtime_ns

@@ -102,9 +102,9 @@ def test_what_was_dropped_does_not_come_with_later_work(make_recordings, tmp_pat
         raise UserError("damaged")
 
     with monkeypatch.context() as patched:
-        real = data_tools.units.iter_frames
+        real = data_tools.units.iter_pictures
         patched.setattr(
-            data_tools.units, "iter_frames", lambda path, **k: (broken if "081000" in str(path) else real)(path, **k)
+            data_tools.units, "iter_pictures", lambda path, **k: (broken if "081000" in str(path) else real)(path, **k)
         )
         shard_corpus(corpus.videos, corpus.tracks, out, policy=Policy(max_failed_share=0.5), **about)
     drop(

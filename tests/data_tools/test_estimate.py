@@ -15,9 +15,12 @@ def test_the_estimate_is_of_the_run_that_follows(make_recordings, tmp_path, caps
     assert main([*command, "--dry-run", "--json"]) == 0 and not out.exists()
     found = json.loads(capsys.readouterr().out)
     assert (found["cameras"], found["videos"], found["units"], found["units_to_do"]) == (2, 6, 2, 2)
-    assert (found["tracklets"], found["crops"], found["frames_to_decode"]) == (12, 48, 6 * 60)
+    assert (found["tracklets"], found["crops"]) == (12, 48)
     assert found["seconds"] > 0 and not found["is_finished"]
     assert main(command) == 0
+    units = json.loads((out / "plan.json").read_text())["units"]
+    decoded = sum(source["decoded"] for unit in units for source in unit["sources"])
+    assert found["frames_to_decode"] == decoded < 6 * 60  # jumps to key frames leave some out
     written = sum(shard["bytes"] for shard in open_dataset(out).info["shards"])
     assert 0.3 < found["bytes_to_write"] / written < 3  # tars are padded to 10 kB
     capsys.readouterr()

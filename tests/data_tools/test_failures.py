@@ -107,7 +107,7 @@ def damage(monkeypatch, files: tuple[str, ...], *, after: int = 0) -> None:
     """Videos of these names cannot be decoded beyond some frames."""
     import data_tools.units
 
-    real = data_tools.units.iter_frames
+    real = data_tools.units.iter_pictures
 
     def frames(path, **kwargs):
         for index, picture in real(path, **kwargs):
@@ -115,7 +115,7 @@ def damage(monkeypatch, files: tuple[str, ...], *, after: int = 0) -> None:
                 raise UserError(f"{path}: damaged or cut off at frame {index}")
             yield index, picture
 
-    monkeypatch.setattr(data_tools.units, "iter_frames", frames)
+    monkeypatch.setattr(data_tools.units, "iter_pictures", frames)
 
 
 def test_damage_in_mid_stream_costs_the_tracklets_it_touches(make_recordings, tmp_path, monkeypatch):
@@ -165,7 +165,7 @@ def test_hopeless_work_is_given_up(make_recordings, tmp_path, monkeypatch):
         cut.append(1)
         raise UserError("every video is damaged")
 
-    monkeypatch.setattr(data_tools.units, "iter_frames", broken)
+    monkeypatch.setattr(data_tools.units, "iter_pictures", broken)
     with pytest.raises(UserError, match="11 of 18 units failed"):
         shard(corpus, out, Policy(max_failed_share=0.1))
     assert len(cut) == 11
@@ -185,7 +185,7 @@ def test_a_full_disk_stops_the_work_and_keeps_what_is_done(make_recordings, tmp_
 
     with monkeypatch.context() as patched:
         patched.setattr(data_tools.units, "write_unit", write)
-        with pytest.raises(UserError, match=r"no room left .*; 2 of 6 units are done and kept: free some space"):
+        with pytest.raises(UserError, match=r"cannot be written to any more .*; 2 of 6 units are done and kept: mend"):
             shard(corpus, out, LENIENT)
     assert not list(out.rglob("*.tmp-*"))
     kept = {path: path.stat().st_mtime_ns for path in (out / "shards").iterdir()}
@@ -224,7 +224,7 @@ def test_a_worker_returns_errors_of_the_system(monkeypatch):
 
         monkeypatch.setattr(data_tools.units, "cut_unit", broken)
         result = make_unit(None)
-        assert result.problem and result.is_disk_full == is_full
+        assert result.problem and result.is_target_lost == is_full
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 2.0])

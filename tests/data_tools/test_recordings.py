@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -105,7 +106,7 @@ def test_stamps():
 
 def recording(name: str, start_s: float, camera: str = "a") -> Recording:
     video = VideoInfo(path=f"{name}.mp4", fps=10.0, num_frames=100, width=9, height=9, duration_s=10.0)
-    return Recording(camera=camera, name=name, video=video, start_s=start_s)
+    return Recording(camera=camera, name=name, source=Path(video.path), video=video, start_s=start_s)
 
 
 OVERLAPS = [
