@@ -88,8 +88,10 @@ def people_on_the_map(probes: Probes, ranked: Ranked, *, at_most: int) -> tuple[
     several = len(known) * at_most // max(1, counts.sum())
     chosen = known[evenly_spaced(len(known), max(1, several))]
     kept = np.flatnonzero(np.isin(people, chosen))[:at_most]
-    cameras = rows["camera"].take(first[kept]).to_pylist()
-    return np.concatenate([ranked.query, ranked.gallery])[first[kept]], people[kept], cameras
+    place, num_queries = first[kept], len(ranked.query)
+    is_query = place < num_queries
+    features = np.concatenate([ranked.query[place[is_query]], ranked.gallery[place[~is_query] - num_queries]])
+    return features, people[kept], rows["camera"].take(place).to_pylist()
 
 
 def query_images(reader: TrackletReader, probes: Probes, *, count: int) -> list[tuple[str, bytes]]:

@@ -1,5 +1,7 @@
 """What a report shows is chosen by position, and by the protocol's rule."""
 
+from types import SimpleNamespace
+
 import numpy as np
 
 from taudl_dist.dataset import TrackletReader
@@ -52,3 +54,36 @@ def test_training_tracklets_of_every_camera(dataset):
     assert [caption.splitlines()[0] for caption in shown] == ["cam1", "cam1", "cam2", "cam2"]
     assert all(len(images) == 3 for images in shown.values())
     assert all(caption.endswith("5 frames") for caption in shown)
+
+
+def test_people_on_the_map_are_whole_and_nobody_else(dataset):
+    probes, ranked = ranked_by(dataset, np.arange(10))
+    features, people, cameras = samples.people_on_the_map(probes, ranked, at_most=100)
+    assert sorted(people.tolist()) == [1, 1, 2, 2, 3, 3, 4, 4, 9]  # not the distractor
+    everyone = np.concatenate([probes.query_ids, probes.gallery_ids])
+    for feature, person, camera in zip(features[:, 0].astype(int), people, cameras):
+        assert everyone[feature] == person
+        assert camera == ("cam1" if feature < 5 else "cam2")
+    _, few, _ = samples.people_on_the_map(probes, ranked, at_most=4)
+    assert sorted(few.tolist()) == [2, 2, 4, 4]  # evenly spaced, each with all tracklets
+
+
+def test_a_tracklet_that_is_query_and_gallery_stands_on_the_map_once(dataset):
+    probes, _ = ranked_by(dataset, np.arange(10))
+    both = Probes(
+        query=probes.query, gallery=probes.query, query_ids=probes.query_ids, gallery_ids=probes.query_ids,
+        query_cameras=probes.query_cameras, gallery_cameras=probes.query_cameras,
+    )  # fmt: skip
+    ranked = SimpleNamespace(query=np.zeros((5, 2), np.float32), gallery=np.ones((5, 2), np.float32))
+    features, people, _ = samples.people_on_the_map(both, ranked, at_most=100)
+    assert (features == 0).all()
+    assert sorted(people.tolist()) == [1, 2, 3, 4, 9]
+
+
+def test_images_of_queries_and_of_training_tracklets(dataset):
+    reader, probes = TrackletReader(dataset), read_probes(dataset)
+    queries = samples.query_images(reader, probes, count=3)
+    assert [camera for camera, _ in queries] == ["cam1"] * 3
+    training = samples.training_images(reader, dataset, count=4)
+    assert [camera for camera, _ in training] == ["cam1", "cam1", "cam2", "cam2"]
+    assert all(jpeg[:2] == b"\xff\xd8" for _, jpeg in [*queries, *training])
