@@ -56,7 +56,9 @@ def main() -> None:
             train(run, args.data, name, steps=args.steps, every=args.every)
         points += measured(run, args.data)
     rows = correlations(points)
-    print(json.dumps(rows) if args.json else markdown(rows, points))
+    print(
+        json.dumps(json.loads(json.dumps(rows), parse_constant=lambda _: None)) if args.json else markdown(rows, points)
+    )
 
 
 def train(run: Path, data: str, name: str, *, steps: int, every: int) -> None:
@@ -112,10 +114,10 @@ def correlations(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for metric in MEANINGS:
         row: dict[str, Any] = {"metric": metric}
         for truth in TRUTHS:
-            within = [coefficients(run, metric, truth) for run in runs]
+            within = [pair for run in runs if not np.isnan(pair := coefficients(run, metric, truth)).any()]
             row[truth] = {
-                "within": np.nanmean(within, axis=0).tolist(),
-                "worst": np.nanmin(within, axis=0).tolist(),
+                "within": np.mean(within, axis=0).tolist() if within else [float("nan")] * 2,
+                "worst": np.min(within, axis=0).tolist() if within else [float("nan")] * 2,
                 "across": coefficients(ends, metric, truth),
                 "all": coefficients(points, metric, truth),
             }
