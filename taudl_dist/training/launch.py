@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import signal
 import threading
@@ -23,6 +24,8 @@ from taudl_dist.training.heartbeat import driving
 from taudl_dist.training.run_folder import RunFolder, check_folder, locked, open_run
 from taudl_dist.training.world import launched_size, process_world
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
 
 def launch(config: Config) -> Path:
     """See `taudl_dist.training.train`."""
@@ -32,11 +35,28 @@ def launch(config: Config) -> Path:
         if not value:
             raise UsageError(f"{flag} is missing; for instance: taudl train --data DATASET --out RUN")
     config = _absolute(config)
+    start = _train_here
     if _launcher(config) == "ray":
         from taudl_dist.training.ray_train import train_on_ray
 
-        return train_on_ray(config)
-    return _train_here(config)
+        start = train_on_ray
+    try:
+        return start(config)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise UserError(_no_room(config, error)) from error
+        raise
+
+
+def _no_room(config: Config, error: OSError) -> str:
+    from taudl_dist.training.checkpoint import newest, step_of
+
+    found = newest(Path(config.out) / "checkpoints")
+    kept = f"the checkpoint of step {step_of(found)} is complete" if found else "no checkpoint is complete yet"
+    return (
+        f"cannot write {error.filename or config.out}: {os.strerror(error.errno or 0)}; {kept}. Make room, then go on with:"
+        f" taudl train --out {config.out} --resume"
+    )
 
 
 def _train_here(config: Config) -> Path:
