@@ -42,6 +42,7 @@ class FaultyRun:
         commit_s: pause between the files of a checkpoint and its COMPLETE.json.
         resize_s: seconds between two looks for more room.
         address: of a cluster; a private one by default.
+        start: starts a command line that begins with `python` somewhere else, for instance as a job of a cluster.
     """
 
     def __init__(
@@ -53,20 +54,25 @@ class FaultyRun:
         commit_s: float = 0.0,
         resize_s: float = 5.0,
         address: str | None = None,
+        start: Callable[[list[str]], subprocess.Popen[str]] | None = None,
     ) -> None:
         self.run = run
         pauses = json.dumps({"step_s": step_s, "commit_s": commit_s, "resize_s": resize_s})
+        command = [pauses, "train", *map(str, words), "--out", str(run)]
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
         environment.pop("RAY_ADDRESS", None)
         if address:
             environment["RAY_ADDRESS"] = address
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, pauses, "train", *map(str, words), "--out", str(run)],
-            env=environment,
-            text=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        if start:
+            self.process = start(["python", str(Path(__file__).relative_to(Path(__file__).parents[2])), *command])
+        else:
+            self.process = subprocess.Popen(
+                [sys.executable, __file__, *command],
+                env=environment,
+                text=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
         self.history: list[tuple[float, int]] = []
         """Times at which the number of steps in metrics.jsonl was seen to change."""
         threading.Thread(target=self._watch, daemon=True).start()
@@ -91,7 +97,7 @@ class FaultyRun:
         while not condition():
             if time.monotonic() > deadline or self.process.poll() is not None:
                 self.process.kill()
-                raise AssertionError(f"no {what}:\n{self.log()}\n{self.process.communicate()[1]}")
+                raise AssertionError(f"no {what}:\n{self.log()}\n{self.process.communicate()}")
             time.sleep(0.005)
 
     def until_step(self, step: int) -> None:
@@ -107,8 +113,8 @@ class FaultyRun:
 
     def end(self, *, timeout_s: float = 300) -> FaultyRun:
         """This run, once it has ended well."""
-        _, err = self.process.communicate(timeout=timeout_s)
-        assert self.process.returncode == 0, err
+        said = self.process.communicate(timeout=timeout_s)
+        assert self.process.returncode == 0, f"{self.log()}\n{said}"
         return self
 
     def is_asked(self) -> bool:
