@@ -68,7 +68,9 @@ def _by_person(axes: Axes, points: np.ndarray, people: np.ndarray, cameras: Sequ
     chosen = shown_people(people, cameras)
     is_other = ~np.isin(people, chosen)
     _dots(axes, points[is_other], _GREY, "o", "others", size=14)
-    marker_of = {camera: _MARKERS[number % len(_MARKERS)] for number, camera in enumerate(sorted(set(cameras)))}
+    names = sorted(set(cameras))
+    has_shapes = len(names) <= len(_MARKERS)
+    marker_of = {camera: _MARKERS[number] if has_shapes else "o" for number, camera in enumerate(names)}
     for number, person in enumerate(chosen):
         rows = np.flatnonzero(people == person).tolist()
         for camera in sorted({cameras[row] for row in rows}):
@@ -76,9 +78,8 @@ def _by_person(axes: Axes, points: np.ndarray, people: np.ndarray, cameras: Sequ
             _dots(axes, points[of_camera], COLOURS[number], marker_of[camera], "", size=46)
     handles = [_handle(COLOURS[number], "o", f"person {person}") for number, person in enumerate(chosen)]
     handles += [_handle(_GREY, "o", "others")] if is_other.any() else []
-    few = list(marker_of.items())[: len(_MARKERS)]
-    handles += [_handle("#888888", marker, camera) for camera, marker in few] if len(marker_of) <= len(few) else []
-    _finish(axes, "by person (shape: camera)", handles)
+    handles += [_handle("#888888", marker, camera) for camera, marker in marker_of.items()] if has_shapes else []
+    _finish(axes, "by person (shape: camera)" if has_shapes else "by person", handles)
 
 
 def _by_camera(axes: Axes, points: np.ndarray, cameras: Sequence[str]) -> None:
