@@ -9,8 +9,9 @@ from pathlib import Path
 
 from data_tools.atomic import whole_file
 from taudl_dist.comparison.page import WIDE, html_table
-from taudl_dist.evaluation.page import facts_table, page, section
+from taudl_dist.evaluation.page import facts_table, page, picture, section
 from taudl_dist.reproduce import text
+from taudl_dist.reproduce.picture import duplication_curves
 from taudl_dist.reproduce.result import Result
 
 
@@ -36,6 +37,9 @@ def _page(result: Result) -> str:
         sections.append(section(text.heading(block), html_table(text.table(block))))
         if block.contrasts:
             sections.append(f"<p>{text.CONTRASTS}.</p>{html_table(text.contrasts(block))}")
+        drawn = duplication_curves(result.table, block)
+        if drawn:
+            sections.append(picture(drawn, f"rates over duplication, {block.name}"))
     sections.append(section("What differs from the paper", _listed(result.remarks)))
     if result.failures:
         sections.append(section("Failed", _listed(result.failures)))

@@ -14,7 +14,7 @@ from taudl_dist.reproduce.published import is_in, published
 _SAID: dict[str, Callable[[Any, Any], str]] = {
     "model.name": lambda ours, theirs: f"network {ours}, not {theirs}",
     "model.weights": lambda ours, theirs: (
-        f"weights at the start from {ours or 'chance'}, where the paper's are {theirs}"
+        f"{f'weights of {ours}' if ours else 'random weights'} at the start, where the paper's are {theirs}"
     ),
     "model.feature_dim": lambda ours, theirs: f"{ours} features, not {theirs:,}",
     "batch.images": lambda ours, theirs: f"batches of at most {ours} images, not {theirs}",

@@ -26,7 +26,7 @@ def test_every_setting_that_differs_is_named(make_experiment):
     found = "\n".join(remarks(make_experiment("table5", "corpus", **settings)))
     for part in (
         "network small",
-        "from chance",
+        "random weights",
         "256 features",
         "64 images",
         "128 pixels high",

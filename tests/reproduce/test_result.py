@@ -8,6 +8,7 @@ import math
 import pytest
 
 from taudl_dist.reproduce import result, summarise, text
+from taudl_dist.reproduce.picture import duplication_curves
 from taudl_dist.reproduce.result import by_seed, contrast, number
 from tests.reproduce.conftest import fake_dataset
 
@@ -120,3 +121,13 @@ def test_several_datasets_have_a_block_each(make_experiment, outcomes_of):
     assert [block.name for block in found.blocks] == ["a", "market1501", "b"]
     assert [block.is_published for block in found.blocks] == [False, True, False]
     assert isinstance(found, result.Result)
+
+
+def test_a_picture_shows_two_points_or_more(make_experiment, outcomes_of):
+    mars = [fake_dataset(f"mars{share}", benchmark="mars", duplication=share) for share in (0.0, 0.1, 0.5)]
+    experiment = make_experiment("table6", *mars, seeds=(0, 1))
+    found = summarise(experiment, outcomes_of(experiment, lambda job: 0.5 - (job.row.duplication or 0.0) / 5))
+    assert (duplication_curves("table6", found.blocks[0]) or b"").startswith(b"\x89PNG")
+    assert duplication_curves("table6", summarise(experiment, []).blocks[0]) is None
+    other = make_experiment("table4")
+    assert duplication_curves("table4", summarise(other, outcomes_of(other, lambda _: 0.5)).blocks[0]) is None
