@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-fast test-slow lint types format bench gpu install clean
+.PHONY: demo test test-fast test-slow test-cluster lint types format bench gpu install clean
 
 demo: install
 	$(BIN)/taudl demo --out demo
@@ -16,6 +16,10 @@ test-fast: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# Ray jobs on several hosts that are cut off, killed and added; the hosts are namespaces of this machine: needs root, iproute2, 3 minutes
+test-cluster: install
+	TAUDL_HOSTS=1 $(BIN)/python -m pytest tests/cluster_hosts
 
 lint: install
 	$(BIN)/ruff check .
