@@ -20,6 +20,8 @@ NAME = "taudl-reid"
 """Of every logged model; run, step and digest tell them apart."""
 _EXTERNAL = "mlflow.model.isExternal"
 """MLflow's tag of a model whose files it does not hold."""
+_VERSIONS = "mlflow.modelVersions"
+"""MLflow's tag of a model that names its versions in the registry, as JSON."""
 _REQUIREMENTS = ("torch", "torchvision", "numpy", "safetensors")
 
 
@@ -194,16 +196,17 @@ def _register(client: Any, place: Mapping[str, Any], folder: Path, *, name: str,
         client.create_registered_model(
             name, description="Person re-identification features, trained without identity labels"
         )
+    source = f"models:/{model.model_id}"
     versions = client.search_model_versions(f"name = '{name}'")
-    version = next((found for found in versions if found.model_id == model.model_id), None)
+    version = next((found for found in versions if found.source == source), None)
     if version is None:
+        tags = {"step": str(step), "dataset_digest": model.tags["dataset_digest"]}
         version = client.create_model_version(
-            name,
-            source=model.artifact_location,
-            run_id=place["run_id"],
-            model_id=model.model_id,
-            tags={"step": str(step)},
+            name, source=source, run_id=place["run_id"], model_id=model.model_id, tags=tags
         )
+        known = json.loads(model.tags.get(_VERSIONS, "[]"))
+        linked = [*known, {"name": name, "version": version.version}]
+        client.set_logged_model_tags(model.model_id, {_VERSIONS: json.dumps(linked)})
     client.set_registered_model_alias(name, alias, version.version)
     uri = f"models:/{name}@{alias}"
     return {

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,22 +61,23 @@ def beside_training(config: Config, run: RunFolder, *, report: Log, asked: Calla
         yield lambda _: None
         return
     has_ended = threading.Event()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="taudl-evaluation") as queue:
+    waiting: list[Future[None]] = []
 
-        def evaluate(checkpoint: Path) -> None:
-            queue.submit(
-                evaluate_in_process,
-                run,
-                checkpoint,
-                report=report,
-                gives_up=lambda: has_ended.is_set() or bool(asked()),
-            )
-
+    def work(checkpoint: Path) -> None:
         try:
-            yield evaluate
+            evaluate_in_process(run, checkpoint, report=report, gives_up=lambda: has_ended.is_set() or bool(asked()))
+        except Exception as error:  # no room for a process or a line, say; a thread would keep it to itself
+            report(f"warning: {checkpoint.name} could not be evaluated ({type(error).__name__}: {error})")
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="taudl-evaluation") as queue:
+        try:
+            yield lambda checkpoint: waiting.append(queue.submit(work, checkpoint))
         except BaseException:
             has_ended.set()
             raise
+        left = sum(not future.done() for future in waiting)
+        if left:
+            report(f"trained; evaluations to come: {left} (Ctrl-C leaves them to --resume)")
 
 
 def evaluate_in_process(
@@ -106,16 +107,18 @@ def evaluate_in_process(
             return {"step": step}
         errors.seek(0)
         lines = errors.read().strip().splitlines()
-    if process.returncode:
-        reason = _reason(process.returncode, lines)
+    reason = _reason(process.returncode, lines)
+    row = next((row for row in record.rows() if row["step"] == step), None)
+    if row is None:
         row = {"step": step, "checkpoint": checkpoint.name, "time": time.time(), "error": reason[:500]}
         record.add(row)
         report(f"warning: step {step} could not be evaluated ({reason}); training does not need it and goes on")
         return row
+    if process.returncode:
+        lines.append(f"warning: step {step} was evaluated, but then: {reason}")
     for line in lines:
         if line.startswith("warning:"):
             report(line)
-    row = next(row for row in record.rows() if row["step"] == step)
     report(_line(row, record.best()))
     return row
 

@@ -50,8 +50,8 @@ FLAGS = [
 """Three cameras x four tracklets x two frames a step, a fraction of a second in all."""
 
 
-def tiny_dataset(folder: Path, sizes: Sequence[int] = (9, 5, 6), *, spoil: str = "") -> Path:
-    """`sizes` tracklets per camera of four images each; the tracklet named `spoil` is no JPEG."""
+def tiny_dataset(folder: Path, sizes: Sequence[int] = (9, 5, 6), *, spoil: str = "", num_probes: int = 0) -> Path:
+    """`sizes` tracklets per camera of four images each; the tracklet named `spoil` is no JPEG; `num_probes` queries, each with a match."""
     rng = np.random.default_rng(3)
 
     def jpeg(name: str) -> bytes:
@@ -70,6 +70,13 @@ def tiny_dataset(folder: Path, sizes: Sequence[int] = (9, 5, 6), *, spoil: str =
         )
         for camera, size in enumerate(sizes)
         for number in range(size)
+    ]
+    tracklets += [
+        ImportTracklet(
+            camera=camera, split=split, name=f"{split}-{person}", frames=[(0, jpeg(split))], person_id=person + 1
+        )
+        for camera, split in (("cam1", "query"), ("cam2", "gallery"))
+        for person in range(num_probes)
     ]
     return write_dataset(folder, tracklets, settings={}, source={})
 
