@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from taudl_dist.errors import UsageError, UserError
+from taudl_dist.progress import clean
 
 COMMANDS = {
     "demo": "the whole way on synthetic video, in a few minutes on a CPU",
@@ -90,7 +91,7 @@ def run_guarded(command: Callable[[], int | None], name: str) -> int:
     except (UserError, OSError, UnicodeEncodeError) as error:  # the last: a path that is not UTF-8
         if os.environ.get("TAUDL_DEBUG"):
             raise
-        print(f"taudl {name}: error: {error}", file=sys.stderr)
+        print(f"taudl {name}: error: {clean(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except Exception:
         if not interrupts:

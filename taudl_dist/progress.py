@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -12,9 +13,22 @@ Item = TypeVar("Item")
 _INTERVAL_S = 5.0
 
 
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=password=)[^&\s]+|(?<=[?&]token=)[^&\s]+", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
 def log(message: str) -> None:
     """One line on stderr; stdout belongs to results."""
-    print(message, file=sys.stderr, flush=True)
+    print(clean(message), file=sys.stderr, flush=True)
+
+
+def clean(message: str) -> str:
+    """What may be shown or kept: no credentials of a URI, and no control characters, which names of cameras and files may hold.
+
+    >>> clean("MLflow at http://ann:secret@host:5000 is out of reach")
+    'MLflow at http://***@host:5000 is out of reach'
+    """
+    return _CONTROL.sub("?", _CREDENTIALS.sub("***", message))
 
 
 def progress(items: Iterable[Item], label: str, *, unit: str = "it", total: int | None = None) -> Iterator[Item]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
             state = load_file(path)
         else:
+            _refuse_bomb(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state) if isinstance(state, dict) else state
     except Exception as error:  # many kinds, by what is damaged; all of them mean the same to the user
@@ -80,6 +82,15 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"weights {path}: found {type(state).__name__}, expected a mapping of names to tensors")
     return state
+
+
+def _refuse_bomb(path: Path) -> None:
+    """torch.save stores its tensors as they are; a compressed entry could ask for any amount of memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            claimed = sum(entry.file_size for entry in file.infolist())
+        if claimed > path.stat().st_size:
+            raise UserError(f"{claimed} bytes in a file of {path.stat().st_size}")
 
 
 def _imagenet(name: str) -> dict[str, torch.Tensor]:

@@ -23,6 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from taudl_dist.progress import clean
+
 INTERVAL_S = 2.0
 """Seconds between two beats; with more than 100 workers longer, so that shared storage sees 50 small files a second at most."""
 SILENT_S = 20.0
@@ -279,7 +281,7 @@ def driving(folder: Path) -> Iterator[None]:
         state, why = "interrupted", str(stopped)
         raise
     except BaseException as error:
-        why = f"{type(error).__name__}: {error}"
+        why = clean(f"{type(error).__name__}: {error}")
         raise
     finally:
         stop.set()
