@@ -15,7 +15,7 @@ from data_tools.crops import encode_crop
 from data_tools.folder import open_folder
 from data_tools.plan import log_plan
 from data_tools.sources import ShardSettings, Sources
-from data_tools.unit_cut import keys_of
+from data_tools.unit_cut import frames_of
 from data_tools.video import iter_pictures, num_decoded
 
 _SAMPLE_S = 1.0
@@ -89,15 +89,15 @@ def _measure(
         table = table.filter(pa.array(table["recording"].to_numpy() == 0)).sort_by("frame")
         frame = table["frame"].to_numpy()
         boxes = np.stack([table[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1)
-        wanted, keys, seen = np.unique(frame), keys_of(table), 0
-        for index, picture in iter_pictures(videos[source["recording"]], wanted=wanted, keys=keys):
+        (wanted, route), seen = frames_of(table), 0
+        for index, picture in iter_pictures(videos[source["recording"]], wanted=wanted, route=route):
             seen += 1
             for row in np.flatnonzero(frame == index):
                 size += len(encode_crop(picture.cut(boxes[row]), max_height=settings.max_height)) + _MEMBER_BYTES
                 num_crops += 1
             if time.perf_counter() - started > _SAMPLE_S:
                 break
-        frames += num_decoded(wanted[:seen], keys)
+        frames += num_decoded(wanted[:seen], route and route.first(seen))
         if time.perf_counter() - started > _SAMPLE_S:
             break
     return {

@@ -25,8 +25,8 @@ from data_tools.shard_writer import tracklet_key
 from data_tools.sources import ShardSettings, Sources, noting
 from data_tools.sstt import estimate_interval, sample_tracklets
 from data_tools.truth import Visit, read_truth
-from data_tools.unit_cut import CROPS_SCHEMA, PURPOSES, Unit, cut_units
-from data_tools.video import VideoInfo, key_frames
+from data_tools.unit_cut import CROPS_SCHEMA, PURPOSES, Unit, cut_units, with_routes
+from data_tools.video import VideoInfo, index_frames
 from taudl_dist.errors import UserError
 from taudl_dist.progress import log, progress
 
@@ -107,13 +107,12 @@ def make_plan(
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """What a recording gives: its crops, what fell away, and where its decoding can start."""
+    """What a recording gives: its crops with the way to them, and what fell away."""
 
     crops: pa.Table
     dropped: dict[str, int]
     num_sampled: int
     num_tracks: int
-    keys: tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +135,10 @@ class _Planner:
             test, dropped_test = self._test_crops(recording, *truth)
             crops, dropped = pa.concat_tables([crops, test]), Counter(dropped) + Counter(dropped_test)
         return _Part(
-            crops=without_forgotten(crops, recording.camera, self.drops),
+            crops=with_routes(without_forgotten(crops, recording.camera, self.drops), index_frames(recording.source)),
             dropped={name: dropped[name] for name in REASONS},
             num_sampled=labels.num_rows,
             num_tracks=len(tracks["track"].unique()),
-            keys=key_frames(recording.source),
         )
 
     def _training_crops(
@@ -264,9 +262,7 @@ def _units(
         recordings = list(group)
         tables = [parts[one.name].crops for one in recordings]
         _check_not_empty(camera, [parts[one.name] for one in recordings], is_known=_is_known(camera, before))
-        units += cut_units(
-            camera, tables, recordings, [parts[one.name].keys for one in recordings], settings=settings, taken=taken
-        )
+        units += cut_units(camera, tables, recordings, settings=settings, taken=taken)
     return units
 
 

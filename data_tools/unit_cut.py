@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from data_tools.recordings import Recording, stamp
 from data_tools.shard_writer import safe_name
 from data_tools.sources import ShardSettings
-from data_tools.video import KeyFrames, num_decoded
+from data_tools.video import FrameIndex, Route, find_route, num_decoded
 from taudl_dist.dataset.schema import hash_table
 
 CROPS_SCHEMA = pa.schema(
@@ -30,8 +30,10 @@ CROPS_SCHEMA = pa.schema(
     ]
 )
 """A row per crop of a unit, in order of (key, frame). `splits` joins split names with +. label: grows with (instant, track) within
-a camera. Boxes are clipped, whole pixels. recording: position among the unit's recordings, and `frame` counts in it. Tables of units
-have two columns more, key_frame and key_stamp (int64): the key frame before the crop's frame, 0 and 0 for the file's beginning."""
+a camera. Boxes are clipped, whole pixels. recording: position among the unit's recordings, and `frame` counts in it."""
+
+ROUTE_FIELDS = tuple(pa.field(name, pa.int64()) for name in ("stamp", "key_frame", "key_stamp", "seek_stamp"))
+"""What follows in the tables of units, as in `Route`; null where the file can only be read from the beginning."""
 
 PURPOSES = ("train", "test")
 
@@ -54,8 +56,8 @@ class Unit:
         sources = []
         for position, recording in enumerate(self.recordings):
             crops = self.crops.filter(pc.equal(self.crops["recording"], position))
-            frames = np.unique(crops["frame"])
-            decoded = num_decoded(frames, keys_of(crops))
+            frames, route = frames_of(crops)
+            decoded = num_decoded(frames, route)
             first, last = int(frames[0]), int(frames[-1])
             sources.append({"recording": recording.name, "first_frame": first, "last_frame": last, "decoded": decoded})
         facts = {name: getattr(self, name) for name in ("name", "camera", "purpose", "window", "number")}
@@ -67,7 +69,6 @@ def cut_units(
     camera: str,
     tables: Sequence[pa.Table],
     recordings: Sequence[Recording],
-    keys: Sequence[KeyFrames],
     *,
     settings: ShardSettings,
     taken: Mapping[tuple[str, str, float], int],
@@ -75,7 +76,7 @@ def cut_units(
     """The units of a camera: training and test apart, windows apart, in runs of about `crops_per_shard` crops.
 
     Args:
-        tables: CROPS_SCHEMA of each of the recordings, which are in order of start.
+        tables: the crops of each of the recordings, with their routes; recordings are in order of start.
         taken: the first free number by (camera, purpose, window), where an earlier plan has units.
     """
     crops = pa.concat_tables(
@@ -92,7 +93,7 @@ def cut_units(
             when = "" if recordings[0].start_s is None else f"-{stamp(window)}"
             units.append(
                 _unit(
-                    rows, recordings, keys, name=f"{safe_name(camera)}{when}-{purpose}-{number:05d}", camera=camera,
+                    rows, recordings, name=f"{safe_name(camera)}{when}-{purpose}-{number:05d}", camera=camera,
                     purpose=purpose, window=window, number=number,
                 )
             )  # fmt: skip
@@ -126,21 +127,30 @@ def _runs(part: pa.Table, has_clock: bool, settings: ShardSettings) -> list[tupl
     ]
 
 
-def _unit(rows: pa.Table, recordings: Sequence[Recording], keys: Sequence[KeyFrames], **about: Any) -> Unit:
+def _unit(rows: pa.Table, recordings: Sequence[Recording], **about: Any) -> Unit:
     used, position = np.unique(rows["recording"].to_numpy(), return_inverse=True)
     at = rows.schema.get_field_index("recording")
     rows = rows.set_column(at, "recording", pa.array(position.astype(np.int32)))
-    frame, key = rows["frame"].to_numpy(), np.zeros((2, len(rows)), np.int64)
-    for one in np.unique(position).tolist():
-        indices, stamps = keys[used[one]]
-        before = np.searchsorted(indices, frame[position == one], side="right") - 1
-        key[:, position == one] = np.where(before > 0, [np.append(indices, 0)[before], np.append(stamps, 0)[before]], 0)
-    rows = rows.append_column("key_frame", pa.array(key[0])).append_column("key_stamp", pa.array(key[1]))
     return Unit(crops=rows, recordings=[recordings[one] for one in used.tolist()], **about)
 
 
-def keys_of(crops: pa.Table) -> KeyFrames:
-    """The key frames that lead to the crops of one recording of a unit."""
-    indices, first = np.unique(crops["key_frame"].to_numpy(), return_index=True)
-    is_key = indices > 0
-    return indices[is_key], crops["key_stamp"].to_numpy()[first[is_key]]
+def with_routes(crops: pa.Table, index: FrameIndex | None) -> pa.Table:
+    """The crops of one recording with ROUTE_FIELDS."""
+    frame = crops["frame"].to_numpy()
+    if index is None or frame.max(initial=-1) >= len(index.stamps):
+        columns = [pa.nulls(len(crops), pa.int64())] * len(ROUTE_FIELDS)
+    else:
+        route = find_route(index, frame)
+        columns = [pa.array(values, pa.int64()) for values in vars(route).values()]
+    for field, values in zip(ROUTE_FIELDS, columns):
+        crops = crops.append_column(field, values)
+    return crops
+
+
+def frames_of(crops: pa.Table) -> tuple[np.ndarray, Route | None]:
+    """The frames that the crops of one recording lie in, each once and ascending, and the way to them."""
+    wanted, first = np.unique(crops["frame"].to_numpy(), return_index=True)
+    if crops["stamp"].null_count:
+        return wanted, None
+    stamps, keys, key_stamps, seek_stamps = (crops[field.name].to_numpy()[first] for field in ROUTE_FIELDS)
+    return wanted, Route(stamps=stamps, keys=keys, key_stamps=key_stamps, seek_stamps=seek_stamps)

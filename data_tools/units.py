@@ -19,7 +19,7 @@ from data_tools.crops import encode_crop
 from data_tools.folder import Folder
 from data_tools.shard_writer import ShardTracklet, write_unit
 from data_tools.source_files import Source
-from data_tools.unit_cut import keys_of
+from data_tools.unit_cut import frames_of
 from data_tools.video import iter_pictures
 from taudl_dist.dataset.storage import StoreError, WriteError
 from taudl_dist.errors import UserError
@@ -92,8 +92,9 @@ def _cut_source(
     """Fills `jpegs` at `rows` (n,) with the crops of one video, whose boxes are (n, 4)."""
     frame = crops["frame"].to_numpy()
     order = np.argsort(frame, kind="stable")
-    wanted, begin = np.unique(frame[order], return_index=True)
-    pictures = iter_pictures(source.video, wanted=wanted, keys=keys_of(crops))
+    wanted, route = frames_of(crops)
+    begin = np.searchsorted(frame[order], wanted)
+    pictures = iter_pictures(source.video, wanted=wanted, route=route)
     for members, (_, picture) in zip(np.split(order, begin[1:]), pictures, strict=True):
         for member in members.tolist():
             jpegs[rows[member]] = encode_crop(picture.cut(boxes[member]), max_height=max_height)

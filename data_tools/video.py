@@ -1,7 +1,7 @@
 """Video files through PyAV: what is in them, their frames in order, and writing them.
 
-A frame's index is its position in presentation order, from 0: what every tracker counts. Decoding is sequential; reading
-from the middle starts at a key frame found by `key_frames`. Damage is an error that names the frame, never a silent end.
+A frame's index is its position in presentation order, from 0: what every tracker counts. Frames are reached by counting, or faster by a
+route of time stamps and key frames, which gives the same frames. Damage is an error that names the frame, never a silent end.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -127,46 +128,90 @@ def _count(path: str | Source, container: Any, stream: Any) -> tuple[int, float]
     return len(lengths), span_s
 
 
-KeyFrames = tuple[np.ndarray, np.ndarray]
-"""Index and time stamp of key frames, (K,) int64 each, ascending."""
-NO_KEYS: KeyFrames = (np.zeros(0, np.int64), np.zeros(0, np.int64))
-
 _MIN_SKIPPED = 8
 """Frames that a jump must save; it costs a few, for the decoder begins with an empty pipeline."""
 _HIDDEN_FRAMES = ("vp8",)
 """Codecs with packets that show nothing."""
+_SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video")
+"""Codecs whose decoder can leave out a frame that no other needs."""
+_TRIED = 32
+"""Packets decoded to see whether frames are what their packets say."""
 
 
-def key_frames(path: str | Source) -> KeyFrames:
-    """The key frames of a video, from one pass without decoding.
+@dataclass(frozen=True, kw_only=True)
+class FrameIndex:
+    """The frames of a file as its packets tell, (N,) each, ascending: when they are shown and when decoded (int64, in the stream's time
+    base), and which are key frames (bool)."""
 
-    Streams without usable time stamps, or that begin in the middle of a group, have none, nor those where a packet may not be a frame:
-    read them from the beginning.
+    stamps: np.ndarray
+    decoding_stamps: np.ndarray
+    is_key: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """The way to n wanted frames, ascending, (n,) int64 each: the time stamp of each; index and time stamp of the key frame before it,
+    and the time that its decoding begins, which is what files are searched by."""
+
+    stamps: np.ndarray
+    keys: np.ndarray
+    key_stamps: np.ndarray
+    seek_stamps: np.ndarray
+
+    def first(self, count: int) -> Route:
+        """The way to the first frames of them."""
+        return Route(**{name: values[:count] for name, values in vars(self).items()})
+
+
+def index_frames(path: str | Source) -> FrameIndex | None:
+    """One pass over a file's packets, of which the first few are decoded. None: it can only be read from the beginning, because it has
+    no usable time stamps, begins in the middle of a group, or has packets that are not one frame each.
 
     Raises:
         UserError: damaged or cut off.
     """
     with _opened(path) as (container, stream):
-        is_countable, first = stream.codec_context.name not in _HIDDEN_FRAMES, None
-        packets: list[tuple[int | None, bool]] = []
+        packets: list[tuple[int | None, int | None, bool]] = []
+        shown: list[int | None] = []
         try:
-            for packet in container.demux(stream):
+            for number, packet in enumerate(container.demux(stream)):
                 if packet.is_corrupt:
                     raise _damaged(path, len(packets), "a packet is cut off")
                 if packet.size and not packet.is_discard:
-                    packets.append((packet.pts, packet.is_keyframe))
-                    first = first or next(iter(packet.decode()), None)
+                    packets.append((packet.pts, packet.dts, packet.is_keyframe))
+                if packet.size and number < _TRIED:
+                    shown += [frame.pts for frame in packet.decode()]
         except _ffmpeg_error() as error:
             raise _damaged(path, len(packets), error) from None
         if len(packets) < 0.98 * stream.frames:  # an edit list may hide a few
             raise _damaged(path, len(packets), f"its header announces {stream.frames} frames")
-        if first and first.interlaced_frame and not stream.frames:  # two packets may be one frame, a field each
-            is_countable = False
-    stamps = sorted(pts for pts, _ in packets if pts is not None)
-    keys = sorted(pts for pts, is_key in packets if is_key and pts is not None)
-    if not is_countable or len(stamps) < len(packets) or len(set(stamps)) < len(stamps) or keys[:1] != stamps[:1]:
-        return NO_KEYS
-    return np.searchsorted(np.array(stamps, np.int64), np.array(keys, np.int64)), np.array(keys, np.int64)
+        has_hidden = stream.codec_context.name in _HIDDEN_FRAMES
+    by_stamp = {pts: (pts if dts is None else dts, is_key) for pts, dts, is_key in packets if pts is not None}
+    stamps = sorted(by_stamp)
+    if (
+        has_hidden
+        or not stamps
+        or len(stamps) < len(packets)
+        or not by_stamp[stamps[0]][1]
+        or shown != stamps[: len(shown)]
+    ):
+        return None
+    decoding_stamps, is_key = zip(*(by_stamp[pts] for pts in stamps))
+    return FrameIndex(
+        stamps=np.array(stamps, np.int64), decoding_stamps=np.array(decoding_stamps, np.int64), is_key=np.array(is_key)
+    )
+
+
+def find_route(index: FrameIndex, wanted: np.ndarray) -> Route:
+    """The way to frames (n,), ascending, that the file has."""
+    keys = np.flatnonzero(index.is_key)
+    before = keys[np.searchsorted(keys, wanted, side="right") - 1]
+    return Route(
+        stamps=index.stamps[wanted],
+        keys=before,
+        key_stamps=index.stamps[before],
+        seek_stamps=index.decoding_stamps[before],
+    )
 
 
 def iter_frames(path: str | Source, *, wanted: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray]]:
@@ -176,78 +221,95 @@ def iter_frames(path: str | Source, *, wanted: np.ndarray | None = None) -> Iter
 
 
 def iter_pictures(
-    path: str | Source, *, wanted: np.ndarray | None = None, keys: KeyFrames = NO_KEYS
+    path: str | Source, *, wanted: np.ndarray | None = None, route: Route | None = None
 ) -> Iterator[tuple[int, Picture]]:
-    """Yields (index, frame) of the wanted frames, or of all, in order: the same ones whatever key frames are given.
+    """Yields (index, frame) of the wanted frames, or of all, in order: the same ones with a route or without.
 
     Args:
         wanted: ascending frame indices; decoding stops after the last one.
-        keys: what `key_frames` gives, or a part of it. What lies between a wanted frame and the last key frame before the next one is
-            not decoded. Where a jump leads to other frames than it should, the rest is read from the beginning.
+        route: the way to them. What lies between a wanted frame and the last key frame before the next one is not decoded, nor are
+            frames that no other needs. Where other frames come than should, the rest is read from the beginning.
 
     Raises:
         UserError: missing or damaged file, or a stream that ends before the last wanted frame.
     """
-    runs = [(None, None)] if wanted is None else decoding_runs(wanted, keys)
-    if not runs:
-        return
     num_done = 0
-    with _opened(path) as (container, stream):
-        try:
-            for start, targets in runs:
-                for index, frame in _chosen(
-                    path, stream, _decode(path, container, stream, start, keys), start, targets
-                ):
+    if wanted is not None and route is not None:
+        with _opened(path) as (container, stream):
+            for run in decoding_runs(wanted, route.keys):
+                for index, frame in _guided(container, stream, wanted, route, run):
                     yield index, Picture(frame)
                     num_done += 1
-            return
-        except _OtherFrames:
-            assert wanted is not None
-    yield from iter_pictures(path, wanted=wanted[num_done:])
+                if num_done < run.stop:
+                    break
+    if wanted is None or num_done < len(wanted):
+        for index, frame in _from_the_beginning(path, None if wanted is None else wanted[num_done:]):
+            yield index, Picture(frame)
 
 
-def decoding_runs(wanted: np.ndarray, keys: KeyFrames) -> list[tuple[tuple[int, int] | None, np.ndarray]]:
-    """Ascending frames (n,) in runs that are decoded in one go, each with the key frame (index, time stamp) it begins at; None: the
-    beginning of the file."""
+def decoding_runs(wanted: np.ndarray, keys: np.ndarray) -> list[slice]:
+    """Parts of the wanted frames (n,), with the key frames (n,) before them, that are decoded in one go from the first one's key frame."""
     if not len(wanted):
         return []
-    indices, stamps = keys
-    at = np.searchsorted(indices, wanted, side="right") - 1
-    nearest = np.append(indices, 0)[at]  # without a key frame before it, a frame is reached from frame 0
-    heads = 1 + np.flatnonzero(nearest[1:] - wanted[:-1] > _MIN_SKIPPED)
-    first = at[np.append(0, heads)].tolist()
-    starts = [(int(indices[key]), int(stamps[key])) if key >= 0 and indices[key] > 0 else None for key in first]
-    return list(zip(starts, np.split(wanted, heads)))
+    heads = 1 + np.flatnonzero(keys[1:] - wanted[:-1] > _MIN_SKIPPED)
+    edges = [0, *heads.tolist(), len(wanted)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
-def num_decoded(wanted: np.ndarray, keys: KeyFrames) -> int:
-    """Frames that `iter_pictures` decodes to reach ascending frames (n,)."""
-    return sum(int(run[-1]) + 1 - (start[0] if start else 0) for start, run in decoding_runs(wanted, keys))
+def num_decoded(wanted: np.ndarray, route: Route | None) -> int:
+    """Frames that `iter_pictures` passes through the decoder to reach ascending frames (n,)."""
+    if route is None:
+        return int(wanted[-1]) + 1 if len(wanted) else 0
+    return sum(int(wanted[run][-1]) + 1 - int(route.keys[run][0]) for run in decoding_runs(wanted, route.keys))
 
 
-class _OtherFrames(Exception):
-    """After a jump the decoder shows other frames than it would have without."""
-
-
-def _chosen(
-    path: str | Source,
-    stream: Any,
-    frames: Iterator[tuple[int, Any]],
-    start: tuple[int, int] | None,
-    targets: np.ndarray | None,
-) -> Iterator[tuple[int, Any]]:
-    """Those of (index, frame) that are wanted."""
-    queue = None if targets is None else iter(targets.tolist())
-    target = None if queue is None else next(queue)
-    index = -1
-    for index, frame in frames:
-        if target is None or index == target:
-            yield index, frame
-            if queue is not None and (target := next(queue, None)) is None:
+def _guided(container: Any, stream: Any, wanted: np.ndarray, route: Route, run: slice) -> Iterator[tuple[int, Any]]:
+    """(index, frame) of a run of wanted frames, found by their time stamps; ends early where other frames come than should."""
+    stamps, indices = route.stamps[run].tolist(), wanted[run].tolist()
+    key_stamp, needed, is_first = int(route.key_stamps[run][0]), set(stamps), True
+    context, at = stream.codec_context, 0
+    try:
+        if route.keys[run][0] > 0:
+            container.seek(int(route.seek_stamps[run][0]), stream=stream)
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
                 return
-    expected = stream.frames if targets is None else int(targets[-1]) + 1
-    if start:
-        raise _OtherFrames
+            if context.name in _SKIPPING:
+                context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in needed else "NONREF"
+            for frame in packet.decode():
+                if frame.pts is not None and frame.pts < key_stamp:
+                    continue  # the seek may land on an earlier key frame
+                if (
+                    frame.pts is None
+                    or frame.is_corrupt
+                    or frame.pts > stamps[at]
+                    or (is_first and frame.pts != key_stamp)
+                ):
+                    return
+                is_first = False
+                if frame.pts == stamps[at]:
+                    yield indices[at], frame
+                    at += 1
+                    if at == len(stamps):
+                        return
+    except _ffmpeg_error():
+        return
+
+
+def _from_the_beginning(path: str | Source, wanted: np.ndarray | None) -> Iterator[tuple[int, Any]]:
+    """(index, frame), counted: the truth of which frame is which."""
+    queue = None if wanted is None else iter(wanted.tolist())
+    target = None if queue is None else next(queue, -1)
+    if target == -1:
+        return
+    index = -1
+    with _opened(path) as (container, stream):
+        for index, frame in _decode(path, container, stream):
+            if target is None or index == target:
+                yield index, frame
+                if queue is not None and (target := next(queue, None)) is None:
+                    return
+        expected = stream.frames if wanted is None else int(wanted[-1]) + 1
     if index + 1 < expected:
         raise UserError(
             f"{path}: the video ends after frame {index}, but {expected} frames were expected: it is cut off, or the"
@@ -255,28 +317,13 @@ def _chosen(
         )
 
 
-def _decode(
-    path: str | Source, container: Any, stream: Any, start: tuple[int, int] | None, keys: KeyFrames
-) -> Iterator[tuple[int, Any]]:
-    """(index, decoded frame) from the beginning or from a key frame.
-
-    Raises:
-        _OtherFrames: a key frame does not come out at its place.
-    """
-    index, first_pts = start or (0, None)
-    place = dict(zip(keys[1].tolist(), keys[0].tolist()))
+def _decode(path: str | Source, container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
+    index = 0
     try:
-        if first_pts is not None:
-            container.seek(first_pts, stream=stream)
         for packet in container.demux(stream):
             if packet.is_corrupt:
                 raise _damaged(path, index, "a packet is cut off")
             for frame in packet.decode():
-                if first_pts is not None and frame.pts is not None and frame.pts < first_pts:
-                    continue  # the seek may land on an earlier key frame
-                is_first = start is not None and index == start[0]
-                if place.get(frame.pts, None if is_first else index) != index or (start and frame.is_corrupt):
-                    raise _OtherFrames
                 yield index, frame
                 index += 1
     except _ffmpeg_error() as error:

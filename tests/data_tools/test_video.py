@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
-from data_tools.video import find_videos, iter_frames, key_frames, probe, write_video
+from data_tools import video as video_module
+from data_tools.video import (
+    Route,
+    decoding_runs,
+    find_route,
+    find_videos,
+    index_frames,
+    iter_frames,
+    iter_pictures,
+    num_decoded,
+    probe,
+    write_video,
+)
 from taudl_dist.errors import UserError
 
 FPS, COUNT = 12.5, 120
@@ -60,14 +75,95 @@ def test_wanted_frames(video, wanted):
     assert found == [(index, index) for index in wanted]
 
 
-def test_reading_from_every_key_frame_equals_reading_from_the_beginning(video):
-    indices, stamps = key_frames(video)
-    assert len(indices) >= 3 and indices[0] == 0
-    whole = dict(iter_frames(video))
-    for index, stamp in zip(indices.tolist(), stamps.tolist()):
-        wanted = np.arange(index, min(index + 4, COUNT))
-        for at, frame in iter_frames(video, wanted=wanted, start=(index, stamp)):
-            assert np.array_equal(frame, whole[at])
+def coded(path, codec, *, rate=25, **options):
+    """A video of noisy frames that move, so that one decoded from the wrong reference looks different."""
+    import av
+
+    rng = np.random.default_rng(0)
+    ground = rng.integers(0, 255, (64, 400, 3)).astype(np.uint8)
+    with av.open(str(path), "w") as sink:
+        stream = sink.add_stream(codec, rate=rate, options={name: str(value) for name, value in options.items()})
+        stream.width, stream.height = 96, 64
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.codec_context.thread_count = 1
+        for index in range(COUNT):
+            sink.mux(stream.encode(av.VideoFrame.from_ndarray(np.roll(ground, -2 * index, 1)[:, :96], format="rgb24")))
+        sink.mux(stream.encode(None))
+    return path
+
+
+CODED = [
+    # name, codec, options, whether there is a route, whether it is taken to the end (None: as it comes)
+    ("closed.mp4", "libx264", {"g": 20, "bf": 3, "x264-params": "b-pyramid=normal"}, True, True),
+    ("open.mp4", "libx264", {"g": 20, "bf": 3, "x264-params": "open-gop=1:b-pyramid=normal"}, True, True),
+    ("open.mkv", "libx264", {"g": 20, "bf": 3, "x264-params": "open-gop=1"}, True, True),
+    ("open.ts", "libx264", {"g": 20, "bf": 3, "x264-params": "open-gop=1"}, True, True),
+    ("short.mp4", "libx264", {"g": 2, "bf": 2}, True, True),
+    ("refresh.mp4", "libx264", {"g": 20, "x264-params": "intra-refresh=1"}, True, True),
+    ("refresh.ts", "libx264", {"g": 20, "x264-params": "intra-refresh=1"}, True, False),  # key frames that are none
+    ("odd.mp4", "libx264", {"g": 20, "rate": Fraction(30000, 1001)}, True, True),
+    ("odd.mkv", "libx264", {"g": 20, "bf": 2, "rate": Fraction(7, 3)}, True, True),
+    ("fields.mp4", "libx264", {"g": 20, "bf": 2, "flags": "+ildct+ilme"}, True, True),
+    ("fields.ts", "libx264", {"g": 20, "bf": 2, "flags": "+ildct+ilme"}, True, True),
+    ("closed.avi", "mpeg4", {"g": 20, "bf": 0}, True, True),
+    ("open.mpg", "mpeg2video", {"g": 15, "bf": 2}, True, None),
+    ("cra.mp4", "libx265", {"g": 20, "x265-params": "open-gop=1:log-level=none:pools=1"}, True, True),
+    ("hidden.webm", "libvpx", {"g": 20, "auto-alt-ref": 1, "lag-in-frames": 10}, False, False),
+    ("super.webm", "libvpx-vp9", {"g": 20, "auto-alt-ref": 1, "lag-in-frames": 10, "cpu-used": 8, "deadline": "realtime"}, True, True),
+    ("all.avi", "mjpeg", {}, True, True),
+]  # fmt: skip
+COUNTING = video_module._from_the_beginning
+WANTED = [[3, 25, 26, 71, 110], [0, 119], [45, 46, 47, 99], [20, 40, 60, 80, 100], list(range(0, COUNT, 9))]
+
+
+@pytest.mark.parametrize("case", CODED, ids=[row[0] for row in CODED])
+def test_a_route_gives_the_frames_of_reading_through(case, tmp_path, monkeypatch):
+    name, codec, options, has_route, is_believed = case
+    path = coded(tmp_path / name, codec, **options)
+    index = index_frames(path)
+    assert (index is not None) == has_route
+    whole = dict(iter_frames(path))
+    assert len(whole) == COUNT
+    counted = []
+    monkeypatch.setattr(video_module, "_from_the_beginning", lambda *args: counted.append(args) or COUNTING(*args))
+    for wanted in map(np.array, WANTED):
+        route = find_route(index, wanted) if index else None
+        found = {number: picture.rgb for number, picture in iter_pictures(path, wanted=wanted, route=route)}
+        assert list(found) == wanted.tolist()
+        for number, rgb in found.items():
+            assert np.array_equal(rgb, whole[number]), number
+    assert is_believed in (not counted, None)
+
+
+def test_a_route_that_leads_elsewhere_is_not_believed(video):
+    wanted = np.array([3, 60, 110])
+    right = find_route(index_frames(video), wanted)
+    for name, shift in (("stamps", 7), ("stamps", -(10**6)), ("key_stamps", 7), ("seek_stamps", 10**6)):
+        route = dataclasses.replace(right, **{name: getattr(right, name) + shift})
+        found = iter_pictures(video, wanted=wanted, route=route)
+        assert [(index, number_of(picture.rgb)) for index, picture in found] == [(index, index) for index in wanted]
+
+
+RUNS = [
+    # wanted, key frame before each, runs
+    ([], [], []),
+    ([3], [0], [[3]]),
+    ([60], [50], [[60]]),
+    ([3, 60], [0, 50], [[3], [60]]),
+    ([3, 45, 60], [0, 0, 50], [[3, 45, 60]]),  # a jump from 45 to 50 saves too little
+    ([10, 160, 170, 300], [0, 150, 150, 300], [[10], [160, 170], [300]]),
+    ([60, 70], [50, 50], [[60, 70]]),
+]
+
+
+@pytest.mark.parametrize(("wanted", "keys", "expected"), RUNS)
+def test_decoding_runs(wanted, keys, expected):
+    wanted, keys = np.array(wanted, np.int64), np.array(keys, np.int64)
+    runs = decoding_runs(wanted, keys)
+    assert [wanted[run].tolist() for run in runs] == expected
+    route = Route(stamps=wanted, keys=keys, key_stamps=keys, seek_stamps=keys)
+    assert num_decoded(wanted, route) == sum(wanted[run][-1] + 1 - keys[run][0] for run in runs)
+    assert num_decoded(wanted, None) == (wanted[-1] + 1 if len(wanted) else 0)
 
 
 def test_equal_frames_give_equal_bytes(video, tmp_path):
@@ -107,7 +203,7 @@ def test_cut_off_where_the_index_stands_in_front(video, tmp_path):
     """The header promises all frames; only reading on shows that they are not there."""
     path = fast_start(video, tmp_path / "cut.mp4")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    for read in (key_frames, lambda cut: list(iter_frames(cut))):
+    for read in (index_frames, lambda cut: list(iter_frames(cut))):
         with pytest.raises(UserError, match=r"cut\.mp4: (damaged or cut off at|the video ends after) frame \d+"):
             read(path)
 
@@ -137,7 +233,7 @@ def test_files_that_are_no_video(tmp_path, content, message):
     path = tmp_path / "cam.mp4"
     if content is not None:
         path.write_bytes(content)
-    for read in (probe, key_frames, lambda bad: list(iter_frames(bad))):
+    for read in (probe, index_frames, lambda bad: list(iter_frames(bad))):
         with pytest.raises(UserError, match=rf"cam\.mp4: {message}"):
             read(path)
 
