@@ -138,6 +138,9 @@ class ParallelConfig:
     """`owned`: each head lives on one worker, memory shrinks with their number; `replicated`: all heads on each, for small data."""
     two_pass: bool = False
     """Compute features twice, the second time group by group: activation memory of one group, for batches that do not fit."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """What each Ray worker takes. `auto`: a GPU if the cluster has any when the run begins, else a CPU, and the fewest workers must fit
+    then. `cpu`, `gpu`: that, and it waits for machines that are still to come, as from an autoscaler."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,11 @@ def launch(config: Config) -> Path:
         from taudl_dist.training.ray_train import train_on_ray
 
         start = train_on_ray
+    elif config.parallel.device != "auto":
+        raise UsageError(
+            f"--parallel.device {config.parallel.device} is for workers of Ray, and this run has none; drop it (CUDA_VISIBLE_DEVICES="
+            " hides GPUs), or add --launcher ray"
+        )
     try:
         return start(config)
     except OSError as error:

@@ -51,7 +51,7 @@ def train_on_ray(config: Config) -> Path:
         run = prepare(config, workers=(low, high), held=held)
         ray = ray_session(cpus=max(high + bool(config.evaluation.every), os.cpu_count() or 1))
         with concluding(config, run), ray, stop_signals() as asked_late:  # Ray takes SIGTERM for itself when it starts
-            use_gpu = _check_resources(low)
+            use_gpu = _check_resources(low, config.parallel.device)
             failure: list[BaseException] = []
             fit = threading.Thread(target=_fit, args=(config, run, use_gpu, failure), daemon=True)
             fit.start()
@@ -173,8 +173,8 @@ def _work(payload: dict[str, Any]) -> None:
         raise Yielded(f"saved after {outcome.step} steps")
 
 
-def _check_resources(workers: int) -> bool:
-    """Whether workers get a GPU each; refuses a cluster that could never start them."""
+def _check_resources(workers: int, device: str) -> bool:
+    """Whether workers get a GPU each; refuses a cluster that could never start them, unless a device is asked for, which may come."""
     import ray
 
     deadline = time.monotonic() + 5
@@ -182,12 +182,19 @@ def _check_resources(workers: int) -> bool:
         time.sleep(0.1)
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+    if device != "auto":
+        there = gpus if device == "gpu" else cpus
+        if there < workers:
+            log(f"waiting for {workers} {device.upper()}s; the Ray cluster has {there} so far")
+        return device == "gpu"
     if gpus and gpus < workers:
         raise UserError(
-            f"--workers {workers}: the Ray cluster has {gpus} GPUs; use --workers {gpus}, or hide them with CUDA_VISIBLE_DEVICES= to train on CPUs"
+            f"--workers {workers}: the Ray cluster has {gpus} GPUs; use --workers {gpus}, --parallel.device cpu to train on CPUs, or"
+            " --parallel.device gpu to wait for more"
         )
     if cpus < workers:
         raise UserError(
-            f"--workers {workers}: the Ray cluster has {cpus} CPUs, and each worker takes one; use --workers {max(cpus, 1)}, or add nodes"
+            f"--workers {workers}: the Ray cluster has {cpus} CPUs, and each worker takes one; use --workers {max(cpus, 1)}, add nodes,"
+            " or wait for them with --parallel.device cpu (or gpu)"
         )
     return gpus > 0

@@ -194,6 +194,7 @@ def test_the_entrypoint_of_the_rayjob_is_one(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     config = yaml.safe_load(result.stdout)
     assert (config["data"], config["workers"], config["resume"]) == ("/storage/dataset", "1:8", True)
+    assert config["parallel"]["device"] == "gpu"  # no GPU is there when it begins
 
 
 def test_no_credentials_and_tokens_everywhere() -> None:
