@@ -40,7 +40,7 @@ def test_every_setting_that_differs_is_named(make_experiment):
         "400 steps",
         "no published numbers",
         "labels come from SSTT",
-        "recipe best is not Eq. 3",
+        "recipe best is not Eq. 1-4 as printed: loss.",
     ):
         assert part in found
     assert "lambda" not in found  # decided by the rows
@@ -51,6 +51,8 @@ def test_what_is_particular_about_the_data(make_experiment):
     subset.info["source"] = {"mismatches": ["query: found 1, expected 2"]}
     found = remarks(make_experiment("table4", subset, fake_dataset("prid", benchmark="prid2011", split=3)))
     assert "market1501: only the first 200 training identities" in found
+    marked = fake_dataset("np", benchmark="cuhk03", boxes="labelled")
+    assert any("marked by hand" in remark for remark in remarks(make_experiment("table4", marked)))
     assert "market1501: this copy's counts are not those of the complete benchmark" in found
     assert "prid2011: 1 of the 10 splits that published numbers average" in found
     assert "prid2011: no published numbers in this table" in found
