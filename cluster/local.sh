@@ -18,7 +18,9 @@ bin=$(cd "$(dirname "$0")/.." && pwd)/.venv/bin
 [ -x "$bin/ray" ] && export PATH="$bin:$PATH"   # jobs say `python`
 unset RAY_ADDRESS
 
-running() { [ -f "$state/pid" ] && kill -0 "$(cat "$state/pid")" 2> /dev/null; }
+running() {   # and not another process that got its number
+  [ -f "$state/pid" ] && ps -o args= -p "$(cat "$state/pid")" | grep -q -- "start --head --block .*--temp-dir $state"
+}
 
 answers() { (exec 3<> "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
 
@@ -38,13 +40,13 @@ start() {
     --dashboard-agent-listen-port "$agent_port" > "$state/log" 2>&1 < /dev/null &
   echo $! > "$state/pid"
   for _ in $(seq 60); do
+    sleep 1
     running || break
     if answers "$dashboard_port" && answers "$agent_port"; then
       echo "a Ray cluster with $1 CPUs is up; its log is $state/log. Now:"
       echo "  export RAY_API_SERVER_ADDRESS=http://127.0.0.1:$dashboard_port RAY_AUTH_MODE=token"
       exit 0
     fi
-    sleep 1
   done
   tail -5 "$state/log" >&2
   running && kill "$(cat "$state/pid")"
