@@ -89,7 +89,7 @@ class SeekableFile:
         self.name = str(source)
         self._source = source
         self._position = 0
-        self._block = (0, b"")
+        self._block = (-1, b"")
         self._ahead: tuple[int, Future[bytes]] | None = None
         self._pool = RequestPool(1)
 

@@ -26,6 +26,7 @@ class ObjectStore:
     """The store. `fault(method, key, count)`, set by a test, names the fault of a request or nothing; count: requests like it before."""
 
     def __init__(self) -> None:
+        import boto3
         from moto.server import ThreadedMotoServer
         from werkzeug.serving import WSGIRequestHandler
 
@@ -34,6 +35,10 @@ class ObjectStore:
         self._moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self._moto.start()
         self._upstream = self._moto.get_host_and_port()
+        address = "http://{}:{}".format(*self._upstream)
+        self._client = boto3.client(
+            "s3", endpoint_url=address, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test"
+        )
         self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._proxy.daemon_threads = True
         threading.Thread(target=self._proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -86,10 +91,7 @@ class ObjectStore:
 
     def objects(self, folder: str) -> dict[str, int]:
         """Bytes of each object below a folder, by its path in it."""
-        import boto3
-
-        client = boto3.client("s3", endpoint_url="http://{}:{}".format(*self._upstream), region_name="us-east-1")
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{folder}/")
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{folder}/")
         found = [one for page in pages for one in page.get("Contents", [])]
         return {one["Key"].removeprefix(f"{folder}/"): one["Size"] for one in found if not one["Key"].endswith("/")}
 

@@ -116,6 +116,7 @@ class Storage:
         self._lock = threading.Lock()
         self._max_open, self._requests_to_open = max_open, requests_to_open
         self._open: OrderedDict[str, NativeFile] = OrderedDict()
+        self._broken: list[NativeFile] = []
         self._jitter = random.Random()  # its own, so that a user's seeded `random` is left alone
 
     def count(self, **more: float) -> None:
@@ -250,14 +251,25 @@ class Storage:
         def attempt() -> None:
             self.count(requests=2)
             stream = self._filesystem.open_output_stream(f"{self._root}/{name}")
-            for block in _blocks(data):
-                stream.write(block)
-            stream.close()  # not in a `with`, which would complete a part of it after an error
+            try:
+                for block in _blocks(data):
+                    stream.write(block)
+                stream.close()
+            except OSError:
+                self._give_up(stream)
+                raise
             info = self._filesystem.get_file_info(f"{self._root}/{name}")
             if info.type != fs.FileType.File or info.size != size:
                 raise TransientError(f"wrote {size} bytes, the store has {info.size}")
 
         self._repeat(attempt, self.where(name), timeout_s=self._time_for(size), error=WriteError)
+
+    def _give_up(self, stream: NativeFile) -> None:
+        """Closes a stream that failed; where that fails too it is kept, for its destructor would ask once more, holding Python's lock."""
+        with contextlib.suppress(OSError):
+            stream.close()
+        if not stream.closed:
+            self._broken.append(stream)
 
     def _time_for(self, size: int) -> float:
         return self.config.timeout_s * (1 + size / _COPY_BYTES)

@@ -318,7 +318,7 @@ def test_kills_change_nothing(make_corpus, object_store, tmp_path):
         while len(done()) < goal and driver.poll() is None:
             time.sleep(0.01)
         if victim == "worker":
-            children = psutil.Process(driver.pid).children(recursive=True)
+            children = psutil.Process(driver.pid).children(recursive=True) if driver.poll() is None else []
             for worker in [one for one in children if one.name().startswith("ray::make_unit")][:1]:
                 os.kill(worker.pid, signal.SIGKILL)
             time.sleep(0.5)

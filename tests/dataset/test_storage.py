@@ -15,7 +15,7 @@ import pytest
 from taudl_dist.config import StorageConfig
 from taudl_dist.dataset import TrackletReader, open_dataset, read_manifest, storage
 from taudl_dist.dataset.location import absolute, is_remote, local_path, name
-from taudl_dist.dataset.storage import TransientError, open_storage, within
+from taudl_dist.dataset.storage import TransientError, WriteError, open_storage, within
 from taudl_dist.errors import UsageError, UserError
 from tests import google_storage
 
@@ -318,3 +318,70 @@ def test_settings_are_checked():
     for wrong in ({"cache_bytes": 0}, {"ahead_steps": 0}, {"requests": 0}, {"attempts": 0}, {"timeout_s": 0.0}):
         with pytest.raises(UsageError, match=f"storage.{next(iter(wrong))}"):
             dataclasses.replace(StorageConfig(), **wrong)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 5 * 2**20])
+def test_what_is_written_is_there_whole(object_store, tmp_path, size):
+    data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    (tmp_path / "file").write_bytes(data)
+    target = open_storage(object_store.uri(f"write/{tmp_path.name}"), StorageConfig())
+    target.write_file("a", data)
+    target.write_file("b", tmp_path / "file")
+    target.write_file("deep/c", tmp_path / "file", is_own=True)
+    assert target.files() == {"a": size, "b": size} and target.entries() == {"a", "b", "deep"}
+    assert target.files(recursive=True) == {"a": size, "b": size, "deep/c": size}
+    assert [target.size(name) for name in ("a", "deep/c", "nothing", "deep")] == [size, size, None, None]
+    assert target.read_file("b") == data
+    for gone in ("a", "a", "nothing"):
+        target.delete(gone)
+    assert target.files() == {"b": size}
+
+
+@pytest.mark.parametrize("fault", ["SlowDown", "InternalError", "close"])
+def test_passing_faults_of_writes_are_healed(object_store, tmp_path, fault):
+    target = open_storage(object_store.uri(f"heal/{tmp_path.name}"), StorageConfig())
+    object_store.fail(fault, method=None, times=1)
+    target.write_file("small", b"x" * 100)
+    target.write_file("large", b"y" * (5 * 2**20))
+    target.delete("small")
+    object_store.reset()
+    assert target.files() == {"large": 5 * 2**20}
+
+
+def test_an_upload_that_breaks_off_is_never_seen_under_its_name(object_store, tmp_path):
+    """One of its parts fails in every attempt; what stood there before stays."""
+    target = open_storage(object_store.uri(f"broken/{tmp_path.name}"), StorageConfig(attempts=2))
+    target.write_file("plan", b"old")
+    object_store.fault = lambda method, key, count: (
+        "InternalError" if method == "PUT" and "plan.tmp-" in key and count % 2 else None
+    )
+    with pytest.raises(WriteError, match=r"plan\.tmp-.*failed in 2 attempts"):
+        target.write_file("plan", b"new" * (4 * 2**20))
+    object_store.reset()
+    assert target.read_file("plan") == b"old"
+
+
+def test_a_write_that_is_refused_says_what_to_check(object_store, tmp_path):
+    target = open_storage(object_store.uri(f"refused/{tmp_path.name}"), StorageConfig())
+    object_store.fail("AccessDenied", method="PUT")
+    with pytest.raises(WriteError, match=r"access refused.*what they may write"):
+        target.write_file("x", b"x")
+    assert target.stats.retries == 0
+    object_store.reset()
+    with pytest.raises(WriteError, match="no such bucket; make it first"):
+        open_storage(object_store.uri("x").replace("corpus", "nobucket"), StorageConfig()).write_file("x", b"x")
+
+
+def test_a_write_that_is_not_answered_is_given_up(object_store, tmp_path):
+    target = open_storage(object_store.uri(f"silent/{tmp_path.name}"), StorageConfig(timeout_s=0.3))
+    object_store.fail("stall", method="PUT", times=1)
+    target.write_file("x", b"x")
+    assert target.stats.retries == 1 and target.read_file("x") == b"x"
+
+
+def test_a_listing_is_asked_for_again(object_store, tmp_path):
+    target = open_storage(object_store.uri(f"list/{tmp_path.name}"), StorageConfig())
+    for number in range(20):
+        object_store.put(f"list/{tmp_path.name}/{number:02d}", b"x")
+    object_store.fault = lambda _method, _, count: ("short", "InternalError", "close", None)[min(count, 3)]
+    assert target.files() == {f"{number:02d}": 1 for number in range(20)}
