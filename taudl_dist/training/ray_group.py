@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psutil
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
@@ -31,13 +31,18 @@ class Group(_TorchBackend):
     """Forms the process group of a set of workers."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        worker_group.execute(use_network_of_ray)
         try:
+            worker_group.execute(use_network_of_ray)
             super().on_start(worker_group, backend_config)
-        except RayTaskError as error:
+        except (RayActorError, RayTaskError) as error:
             worker_group._clear_state()  # or Ray keeps the places of these workers, and waits for others for ever
-            why = str(error.cause).strip().splitlines()[-1][:300]
-            raise WorkerGroupStartupFailedError(f"they could not connect to each other: {why}") from error
+            raise WorkerGroupStartupFailedError(f"they could not connect to each other: {_why(error)}") from error
+
+
+def _why(error: RayActorError | RayTaskError) -> str:
+    if isinstance(error, RayActorError):
+        return "one died meanwhile"
+    return str(error.cause).strip().splitlines()[-1][:300]
 
 
 def use_network_of_ray() -> None:

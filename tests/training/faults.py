@@ -41,6 +41,7 @@ class FaultyRun:
         step_s: pause in every step.
         commit_s: pause between the files of a checkpoint and its COMPLETE.json.
         resize_s: seconds between two looks for more room.
+        connect_s: pause before the first workers form a group; a file `connecting` in the run folder tells of it.
         address: of a cluster; a private one by default.
         start: starts a command line that begins with `python` somewhere else, for instance as a job of a cluster.
     """
@@ -53,11 +54,12 @@ class FaultyRun:
         step_s: float = 0.0,
         commit_s: float = 0.0,
         resize_s: float = 5.0,
+        connect_s: float = 0.0,
         address: str | None = None,
         start: Callable[[list[str]], subprocess.Popen[str]] | None = None,
     ) -> None:
         self.run = run
-        pauses = json.dumps({"step_s": step_s, "commit_s": commit_s, "resize_s": resize_s})
+        pauses = json.dumps({"step_s": step_s, "commit_s": commit_s, "resize_s": resize_s, "connect_s": connect_s})
         command = [pauses, "train", *map(str, words), "--out", str(run)]
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
         environment.pop("RAY_ADDRESS", None)
@@ -227,9 +229,10 @@ def machines(count: int) -> Iterator[tuple[Machines, list[Any]]]:
 
 def _main(pauses: str, words: list[str]) -> int:
     from taudl_dist.cli import main
-    from taudl_dist.training import ray_train
+    from taudl_dist.training import ray_group, ray_train
 
     waits = json.loads(pauses)
+    connecting = Path(words[words.index("--out") + 1]) / "connecting"
     work = ray_train._work
 
     def slow_work(payload: dict[str, Any]) -> None:
@@ -248,7 +251,21 @@ def _main(pauses: str, words: list[str]) -> int:
         checkpoint.write_json = after(waits["commit_s"], checkpoint.write_json)
         work(payload)
 
+    class SlowGroup(ray_group.Group):
+        def on_start(self, *group: Any) -> None:
+            if not connecting.exists():
+                connecting.touch()
+                time.sleep(waits["connect_s"])
+            super().on_start(*group)
+
+    class SlowGroupConfig(ray_group.GroupConfig):
+        @property
+        def backend_cls(self) -> type[ray_group.Group]:
+            return SlowGroup
+
     ray_train._work = slow_work
+    if waits["connect_s"]:
+        ray_group.GroupConfig = SlowGroupConfig  # type: ignore[misc]
     ray_train.RESIZE_INTERVAL_S = waits["resize_s"]
     return main(words)
 
