@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +105,13 @@ class Host:
         psutil.Process(self.pid).kill()
         self._holder.wait()
 
-    def limit(self, folder: Path, size: str) -> None:
-        """Puts an empty file system of this size at a folder, for this host alone."""
-        self._as_root(f"mount -t tmpfs -o size={size} taudl {folder}")
+    def stop(self) -> None:
+        """SIGKILL to all its processes; the host stays, with its address and files."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        for log in self._folder.glob("*.log"):
+            log.write_text("")
 
     def _popen(self, words: Sequence[Any], environment: dict[str, str], **streams: Any) -> subprocess.Popen[str]:
         enter = ["taskset", "-c", self._core, "nsenter", f"--target={self.pid}", "--net", "--mount", "--uts", "--pid"]
@@ -168,13 +172,23 @@ class Cluster:
     """Ray on hosts of its own, with token authentication: a head that works on nothing, and workers of one CPU.
 
     Args:
+        before_head: called with the hosts while there is none but the head's, for what the head needs.
         head_environment: for the head, beside HEALTH.
     """
 
-    def __init__(self, hosts: Hosts, token: Path, **head_environment: str) -> None:
+    def __init__(
+        self,
+        hosts: Hosts,
+        token: Path,
+        *,
+        before_head: Callable[[Hosts], None] | None = None,
+        **head_environment: str,
+    ) -> None:
         self.hosts, self.token, self._settings = hosts, token, {**HEALTH, **head_environment}
         self.head = hosts.add()
         self.gcs_address, self.jobs_address = f"{self.head.address}:6379", f"http://{self.head.address}:8265"
+        if before_head:
+            before_head(hosts)
         self.start_head()
 
     def start_head(self) -> None:
@@ -183,21 +197,26 @@ class Cluster:
         self._ray(self.head, words, **self._settings)
         self._until(self.head, "Ray runtime started")
 
-    def add(self) -> Host:
+    def add(self, *, cpus: int = 1) -> Host:
         """A host that works for the cluster."""
         host = self.hosts.add()
-        self.join(host)
+        self.join(host, cpus=cpus)
         return host
 
-    def join(self, host: Host) -> None:
+    def join(self, host: Host, *, cpus: int = 1) -> None:
         """Starts Ray's worker on a host, and waits until it has joined."""
-        self._ray(host, [f"--address={self.gcs_address}", "--num-cpus=1"])
+        self._ray(host, [f"--address={self.gcs_address}", f"--num-cpus={cpus}"])
         self._until(host, "Ray runtime started")
 
     def job(self, *words: Any) -> list[str]:
         """The command that submits a job to the head's address and follows it, to be run on any host."""
         ray_job = [str(BIN / "ray"), "job", "submit", "--address", self.jobs_address]
         return [*ray_job, "--working-dir", str(REPOSITORY), "--", *map(str, words)]
+
+    @property
+    def access(self) -> dict[str, str]:
+        """Environment of a driver that runs on one of the hosts."""
+        return {"RAY_ADDRESS": self.gcs_address, "RAY_AUTH_TOKEN_PATH": str(self.token)}
 
     def submit(self, *words: Any, token: Path | None = None) -> subprocess.Popen[str]:
         """Submits a job from the head's host."""
@@ -217,15 +236,19 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(workers: int, shared: Sequence[Path], **head_environment: str) -> Iterator[tuple[Cluster, list[Host]]]:
-    """A cluster with that many hosts beside its head; gone when this is left, or when this process ends in any other way."""
+def cluster(workers: int, shared: Sequence[Path], **options: Any) -> Iterator[tuple[Cluster, list[Host]]]:
+    """A cluster with that many hosts beside its head; gone when this is left, or when this process ends in any other way.
+
+    Args:
+        options: of `Cluster`.
+    """
     folder = Path(tempfile.mkdtemp(prefix="th-", dir="/tmp"))
     token = folder / "secret" / "token"
     token.parent.mkdir(mode=0o700)
     token.write_text(secrets.token_hex(32))
     hosts = Hosts(folder, [*shared, token.parent])
     try:
-        found = Cluster(hosts, token, **head_environment)
+        found = Cluster(hosts, token, **options)
         yield found, [found.add() for _ in range(workers)]
     finally:
         hosts.close()
