@@ -15,18 +15,24 @@ _RETRIES = 3
 
 
 def run_on_ray(
-    call: Callable[[Task], Result], tasks: Iterable[Task], *, workers: int, num_gpus: int = 0, job: str = ""
+    call: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    *,
+    workers: int,
+    num_cpus: int = 1,
+    num_gpus: int = 0,
+    job: str = "",
 ) -> Generator[tuple[Task, Result | Exception], None, None]:
     """Yields (task, result) as tasks end, in any order; an Exception where a worker died more than three times.
 
     Joins the cluster of RAY_ADDRESS where that is set; otherwise starts `workers` processes here and stops them again. A task takes
-    one CPU and `num_gpus` GPUs. `job` names them in Prometheus; by default as the function.
+    `num_cpus` CPUs and `num_gpus` GPUs. `job` names them in Prometheus; by default as the function.
     """
-    with ray_session(cpus=workers) as ray:
+    with ray_session(cpus=workers * num_cpus) as ray:
         from taudl_dist.ray_metrics import TaskMetrics
 
         metrics = TaskMetrics(job=job or getattr(call, "__name__", "tasks"))
-        remote = ray.remote(num_cpus=1, num_gpus=num_gpus, max_retries=_RETRIES)(call)
+        remote = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=_RETRIES)(call)
         waiting: dict[Any, Task] = {}
         queue = iter(tasks)
         while True:

@@ -14,7 +14,7 @@ from taudl_dist.commands import parse
 class EmbedArgs:
     """Features of a dataset's tracklets as a Parquet file: key, camera, split, feature.
 
-    Interrupted, it goes on when it is run again with the same flags. The result does not depend on --workers.
+    Interrupted, it goes on when it is run again with the same flags.
     Example: taudl embed --data DATASET --model RUN --out features.parquet
     """
 
@@ -34,6 +34,8 @@ class EmbedArgs:
     """Divide each tracklet's feature by its L2 norm."""
     workers: int = 1
     """Processes; more than one runs as Ray tasks, here or on the cluster of RAY_ADDRESS, with a GPU each where there are any."""
+    threads: int = 0
+    """CPU threads of each process; 0: one with several workers, else all. At equal --threads the file has the same bytes whatever --workers."""
     overwrite: bool = False
     """Replace the file if it exists."""
     json: bool = False
@@ -48,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
 
     written = write_features(
         args.data, args.model, args.out, split=args.split, frames=args.frames, flip=args.flip, normalize=args.normalize,
-        workers=args.workers, device=best_device(), overwrite=args.overwrite,
+        workers=args.workers, threads=args.threads, device=best_device(), overwrite=args.overwrite,
     )  # fmt: skip
     if args.json:
         print(json.dumps(written))

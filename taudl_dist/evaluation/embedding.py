@@ -1,11 +1,12 @@
 """Tracklet features as a Parquet file that says which weights and which data it comes from.
 
-Interrupt it anywhere and run it again: finished pieces are not made again. The same bytes come out whatever the number of workers and
-of interruptions, on machines of one kind (another CPU or GPU may round differently).
+Interrupt it anywhere and run it again: finished pieces are not made again. At equal CPU threads per process the same bytes come out,
+whatever the number of workers and interruptions; other threads, CPUs or GPUs may round differently.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ def write_features(
     flip: bool = False,
     normalize: bool = False,
     workers: int = 1,
+    threads: int = 0,
     device: str = "cpu",
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -46,6 +48,7 @@ def write_features(
 
     Args:
         workers: more than one: Ray tasks, here or on the cluster of RAY_ADDRESS.
+        threads: CPU threads of each process; 0: one with several workers, else all that this process may use.
         device: of this process; Ray tasks take a GPU each where the cluster has any.
 
     Raises:
@@ -56,6 +59,9 @@ def write_features(
     out = Path(out)
     if workers < 1:
         raise UsageError(f"--workers {workers}: expected at least 1")
+    if threads < 0:
+        raise UsageError(f"--threads {threads}: expected 0 (as many as suit) or more")
+    threads = threads or (1 if workers > 1 else len(os.sched_getaffinity(0)))
     dataset = open_dataset(data)
     request = Request(
         data=absolute(str(data)),
@@ -77,7 +83,7 @@ def write_features(
         missing = folder.missing(pieces)
         if len(missing) < len(pieces):
             log(f"{folder.path}: going on; {len(pieces) - len(missing)} of {len(pieces)} pieces are done")
-        for piece, features in make_pieces(request, missing, workers=workers, device=device):
+        for piece, features in make_pieces(request, missing, workers=workers, threads=threads, device=device):
             folder.write(piece, features)
         _merge(out, folder, pieces, request)
         folder.remove()

@@ -10,6 +10,7 @@ import functools
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +26,8 @@ from taudl_dist.progress import log, progress
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MAX_IMAGES, MAX_TRACKLETS = 8192, 2048
-"""Where a piece ends: enough to fill 64 batches, few enough to be lost without regret and to be held by a driver."""
+MAX_IMAGES, MAX_TRACKLETS = 4096, 2048
+"""Where a piece ends: enough to fill 32 batches, few enough to be lost without regret and to be held by a driver."""
 _REQUEST, LOCK = "request.json", "lock"
 
 
@@ -166,33 +167,48 @@ def _difference(begun: dict[str, str], wanted: dict[str, str]) -> str:
 
 
 def make_pieces(
-    request: Request, pieces: Sequence[Piece], *, workers: int, device: str
+    request: Request, pieces: Sequence[Piece], *, workers: int, threads: int, device: str
 ) -> Iterator[tuple[Piece, np.ndarray]]:
     """Pieces and their features (n, D), in any order: by Ray tasks, or in this process.
+
+    Args:
+        threads: CPU threads of the network in each process.
+        device: of this process; a Ray task takes a GPU where the cluster has any.
 
     Raises:
         UserError: a damaged image or shard, another dataset or model than the request names, or a worker that always dies.
     """
     total = sum(piece.num_images for piece in pieces)
     if workers > 1 and len(pieces) > 1:
-        done = progress(_image_by_image(_by_ray(request, pieces, workers)), "features", unit="img", total=total)
+        done = progress(
+            _image_by_image(_by_ray(request, pieces, workers, threads)), "features", unit="img", total=total
+        )
         yield from (result for result in done if result is not None)
         return
     extract, dataset = _open(request, device)
     images = progress(_images(dataset, pieces, request.frames), "features", unit="img", total=total)
     for piece in pieces:
-        yield piece, _features(request, piece, extract, itertools.islice(images, piece.num_images))
+        with _cpu_threads(threads):
+            features = _features(request, piece, extract, itertools.islice(images, piece.num_images))
+        yield piece, features
 
 
-def _by_ray(request: Request, pieces: Sequence[Piece], workers: int) -> Iterator[tuple[Piece, np.ndarray]]:
+def _by_ray(
+    request: Request, pieces: Sequence[Piece], workers: int, threads: int
+) -> Iterator[tuple[Piece, np.ndarray]]:
     from data_tools.ray_tasks import run_on_ray
     from taudl_dist.ray_cluster import ray_session
 
-    with ray_session(cpus=workers) as ray:
+    with ray_session(cpus=workers * threads) as ray:
         has_gpu = ray.cluster_resources().get("GPU", 0) >= 1
         log(f"features: {len(pieces)} pieces by {workers} workers of a {'GPU' if has_gpu else 'CPU'} each")
-        call = functools.partial(embed_piece, request, "cuda" if has_gpu else "cpu")
-        for piece, result in run_on_ray(call, map(_alone, pieces), workers=workers, num_gpus=int(has_gpu)):
+        device = "cuda" if has_gpu else "cpu"
+
+        def embed(piece: Piece) -> np.ndarray | UserError:
+            return embed_piece(request, device, threads, piece)
+
+        tasks = map(_alone, pieces)
+        for piece, result in run_on_ray(embed, tasks, workers=workers, num_cpus=threads, num_gpus=int(has_gpu)):
             if isinstance(result, UserError):
                 raise result
             if isinstance(result, Exception):
@@ -205,14 +221,15 @@ def _by_ray(request: Request, pieces: Sequence[Piece], workers: int) -> Iterator
 
 def _alone(piece: Piece) -> Piece:
     """The piece without the rest of the manifest, which a slice of a table takes along when it is sent."""
-    return replace(piece, rows=piece.rows.take(range(len(piece.rows))))
+    return replace(piece, rows=piece.rows.take(np.arange(len(piece.rows))))
 
 
-def embed_piece(request: Request, device: str, piece: Piece) -> np.ndarray | UserError:
+def embed_piece(request: Request, device: str, threads: int, piece: Piece) -> np.ndarray | UserError:
     """The features (n, D) of a piece, or what is wrong with the user's data: a Ray task."""
     try:
         extract, dataset = _kept_open(request, device)
-        return _features(request, piece, extract, _images(dataset, [piece], request.frames))
+        with _cpu_threads(threads):
+            return _features(request, piece, extract, _images(dataset, [piece], request.frames))
     except UserError as error:
         return error
 
@@ -220,6 +237,19 @@ def embed_piece(request: Request, device: str, piece: Piece) -> np.ndarray | Use
 def _features(request: Request, piece: Piece, extract: Extractor, images: Iterator[tuple[int, bytes]]) -> np.ndarray:
     features = pool(extract, images, piece.rows, frames=request.frames)
     return unit_length(features) if request.normalize else features
+
+
+@contextmanager
+def _cpu_threads(count: int) -> Iterator[None]:
+    """Sums over channels are split among threads, and rounded accordingly."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _images(dataset: Dataset, pieces: Sequence[Piece], frames: int) -> Iterator[tuple[int, bytes]]:
@@ -245,8 +275,10 @@ def _open(request: Request, device: str) -> tuple[Extractor, Dataset]:
     return extractor(model, flip=request.flip, device=device), dataset
 
 
-_kept_open = functools.lru_cache(maxsize=1)(_open)
-"""For a worker process, which makes many pieces."""
+@functools.lru_cache(maxsize=1)
+def _kept_open(request: Request, device: str) -> tuple[Extractor, Dataset]:
+    """`_open` for a worker process, which makes many pieces."""
+    return _open(request, device)
 
 
 def _image_by_image(

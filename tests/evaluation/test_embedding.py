@@ -169,8 +169,9 @@ def test_wrong_usage(dataset, run, tmp_path):
         write_features(dataset.path, run, tmp_path, overwrite=True)
     with pytest.raises(UsageError, match="--frames -1"):
         write_features(dataset.path, run, tmp_path / "features.parquet", frames=-1)
-    with pytest.raises(UsageError, match="--workers 0"):
-        write_features(dataset.path, run, tmp_path / "features.parquet", workers=0)
+    for flag, value in (("workers", 0), ("threads", -1)):
+        with pytest.raises(UsageError, match=f"--{flag} {value}"):
+            write_features(dataset.path, run, tmp_path / "features.parquet", **{flag: value})
     assert not list(tmp_path.iterdir())
 
 
@@ -202,11 +203,11 @@ KILLED = """
     embed_piece, write = pieces.embed_piece, pieces.PieceFolder.write
     pieces.MAX_IMAGES = 8
 
-    def dying(request, device, piece, once=sys.argv[1]):
-        if piece.number == 1 and not os.path.exists(once):
+    def dying(*args, once=sys.argv[1]):
+        if args[-1].number == 1 and not os.path.exists(once):
             open(once, "w").close()
             os.kill(os.getpid(), 9)  # this worker
-        return embed_piece(request, device, piece)
+        return embed_piece(*args)
 
     def until_the_driver_dies(self, piece, features):
         write(self, piece, features)
@@ -222,15 +223,16 @@ KILLED = """
 def test_a_killed_worker_and_a_killed_driver_change_no_byte(dataset, run, tmp_path):
     out, killed = tmp_path / "features.parquet", tmp_path / "killed"
     words = ["--data", str(dataset.path), "--model", str(run), "--out", str(out), "--workers", "2"]
-    driver = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), str(killed), *words],
-        check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, timeout=120, capture_output=True, text=True,
-    )  # fmt: skip
-    assert driver.returncode == -9, driver.stderr
+    with (tmp_path / "said").open("w") as said:  # not a pipe: agents of Ray's outlive the driver and would hold it
+        driver = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(KILLED), str(killed), *words],
+            check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, timeout=300, stdout=said, stderr=said,
+        )  # fmt: skip
+    assert driver.returncode == -9, (tmp_path / "said").read_text()
     assert killed.exists() and not out.exists()
     folder = tmp_path / "features.parquet.pieces"
     done = {path.name: path.read_bytes() for path in folder.glob("*.npy")}
     assert len(done) == 4
-    write_features(dataset.path, run, tmp_path / "undisturbed")
-    write_features(dataset.path, run, out)
+    write_features(dataset.path, run, tmp_path / "undisturbed", threads=1)
+    write_features(dataset.path, run, out, threads=1)
     assert out.read_bytes() == (tmp_path / "undisturbed").read_bytes()

@@ -47,6 +47,6 @@ def test_a_worker_that_sees_another_dataset_or_model(dataset, run):
     )
     piece = pieces.Piece(number=0, rows=pa.table({"num_frames": pa.array([1])}), num_images=1)
     for name in ("dataset_digest", "model_digest"):
-        answer = embed_piece(dataclasses.replace(right, **{name: "0" * 64}), "cpu", piece)
+        answer = embed_piece(dataclasses.replace(right, **{name: "0" * 64}), "cpu", 1, piece)
         assert isinstance(answer, UserError)
         assert f"{name} {getattr(right, name)}, expected 0000" in str(answer)
