@@ -34,7 +34,8 @@ class EvaluateArgs:
     data: tuple[str, ...]
     """Dataset folder, or s3:// or gs:// URI; or several with query and gallery splits, each with the model at the same place of --model."""
     model: tuple[str, ...]
-    """A run folder, a folder with model.safetensors, or that file; or one for each dataset."""
+    """A run folder, RUN/best of one whose checkpoints were evaluated, a folder with model.safetensors, or that file; or one for each
+    dataset."""
     protocol: Literal[
         "auto",
         "standard",
@@ -117,6 +118,7 @@ def _evaluate(args: EvaluateArgs, data: str, model: str) -> dict[str, Any]:
     from taudl_dist.evaluation.splits import warn_of_another_split
     from taudl_dist.model import load_model
     from taudl_dist.progress import log
+    from taudl_dist.training.saved import run_of
 
     run = weights_path(model).parent
     dataset = open_dataset(data)
@@ -151,7 +153,8 @@ def _evaluate(args: EvaluateArgs, data: str, model: str) -> dict[str, Any]:
             )
             log(f"report: {args.report}")
             artifacts = [Path(args.report), *_written(pictures, Path(folder))]
-        tracking.log_evaluation(run, facts, dataset_digest=dataset.digest, artifacts=artifacts)
+        step = json.loads((run / "model.json").read_text()).get("step", 0)
+        tracking.log_evaluation(run_of(run), facts, dataset_digest=dataset.digest, step=step, artifacts=artifacts)
     return facts
 
 

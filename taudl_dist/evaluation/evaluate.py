@@ -73,11 +73,12 @@ def rank(
     from taudl_dist.evaluation.baselines import colour_histogram, untrained_model
     from taudl_dist.evaluation.features import embed, pooled_features
     from taudl_dist.model import load_model
+    from taudl_dist.training.saved import run_of
 
     folder = weights_path(model).parent
     networks = {"model": load_model(folder, device=device)}
     if baselines:
-        networks["untrained network"] = untrained_model(folder, device=device)
+        networks["untrained network"] = untrained_model(run_of(folder), device=device)
     rows = pa.concat_tables([probes.query, probes.gallery])
     _, first, place = np.unique(places(rows), return_index=True, return_inverse=True)
     rows = rows.take(first)  # what is query and gallery is embedded once
