@@ -14,7 +14,7 @@ from taudl_dist.config import Config, flatten, load_yaml, to_dict
 from taudl_dist.errors import UserError
 
 LOSSES = ("loss", "pctd", "ccta")
-FOLLOWED = ("rank1", "mAP", "label_free/nearer_than_own_camera")
+FOLLOWED = ("rank1", "mAP", "label_free/within_camera_accuracy")
 """Evaluations whose course over the steps is of interest."""
 DIGEST_LENGTH = 36
 """Characters of a dataset's digest that are compared; MLflow keeps no more of an evaluation's."""
