@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from taudl_dist.comparison.compare import numbers
 from taudl_dist.comparison.run import Curve, distinct_names, read_run
 from taudl_dist.errors import UserError
 from taudl_dist.training.run_folder import locked
@@ -82,3 +85,33 @@ def test_a_run_before_its_first_step(write_run):
     path = write_run("r", outcome=None)
     (path / "metrics.jsonl").unlink()
     assert read_run(path).curves == {}
+
+
+def test_evaluated_checkpoints_give_curves(write_run):
+    path = write_run("a")
+    rows = [
+        {
+            "step": step,
+            "checkpoint": f"step-{step:010d}-ab",
+            "dataset_digest": "e" * 64,
+            "metric": "mAP",
+            "metrics": metrics,
+        }
+        for step, metrics in ((20, {"mAP": 0.5, "rank1": 0.75}), (40, {"mAP": 0.25, "rank1": 0.5, "mINP": 0.125}))
+    ]
+    failed = {"step": 30, "checkpoint": "step-0000000030-ab", "error": "no room"}
+    (path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, failed]))
+    run = read_run(path)
+    assert run.evaluations == rows[1]["metrics"]  # of the final weights
+    assert (run.curves["mAP"].steps.tolist(), run.curves["mAP"].values.tolist()) == ([20, 40], [0.5, 0.25])
+    assert run.evaluated_on == {"e" * 36}
+    found = numbers(run)
+    assert (found["mAP"], found["mAP (best)"], found["rank1 (best)"]) == (0.25, 0.5, 0.75)
+
+
+def test_the_points_of_two_curves():
+    first = Curve(steps=np.array([1.0, 2.0]), values=np.array([0.1, 0.2]))
+    second = Curve(steps=np.array([2.0, 3.0]), values=np.array([0.3, 0.4]))
+    joined = first.joined(second)
+    assert (joined.steps.tolist(), joined.values.tolist()) == ([1, 2, 3], [0.1, 0.3, 0.4])
+    assert first.joined(None) is first
