@@ -199,24 +199,29 @@ def follow(client: Any, job: str, write: Callable[[str], None]) -> Any:
     """
     shown = 0
     reached = time.monotonic()
+    lost = False
 
     def show(text: str, end: int) -> None:
-        nonlocal shown, reached
-        reached = time.monotonic()
+        nonlocal shown
         new = end - shown
         if new > 0:
-            write(text[-new:])
             shown = end
+            try:
+                write(text[-new:])
+            except OSError as error:  # nobody reads any more, which is no trouble of the cluster's
+                raise _Unheard from error
 
     while True:
         try:
             info = client.get_job_info(job)
-            reached = time.monotonic()
+            reached, lost = time.monotonic(), False
             if info.driver_info or str(info.status) != "PENDING":
                 asyncio.run(_tail(client, job, show))
                 info = client.get_job_info(job)
             if str(info.status) in ENDED:
                 return info
+        except _Unheard as unheard:
+            raise unheard.__cause__ or unheard from None
         except Exception as error:  # of requests, aiohttp and Ray, which have no common ancestor
             if "does not exist" in str(error):
                 raise UserError(f"the cluster knows no job {job}; its head may have been started anew since") from None
@@ -224,7 +229,16 @@ def follow(client: Any, job: str, write: Callable[[str], None]) -> Any:
                 raise UserError(
                     f"the cluster is out of reach since {_PATIENCE_S:.0f} s ({type(error).__name__}); job {job} may well go on"
                 ) from None
+            if not lost:
+                log(
+                    f"warning: the cluster is out of reach ({type(error).__name__}); trying again for {_PATIENCE_S:.0f} s"
+                )
+            lost = True
         time.sleep(1)
+
+
+class _Unheard(Exception):
+    """What a job says could not be written."""
 
 
 async def _tail(client: Any, job: str, show: Callable[[str, int], None]) -> None:

@@ -169,11 +169,14 @@ class Unreliable:
 
 
 @pytest.mark.parametrize("end", ["SUCCEEDED", "FAILED"])
-def test_each_line_once_over_lost_connections(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+def test_each_line_once_over_lost_connections(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: str
+) -> None:
     monkeypatch.setattr(ray_jobs.time, "sleep", lambda _: None)
     said: list[str] = []
     info = ray_jobs.follow(Unreliable(end=end), "here", said.append)
     assert "".join(said) == "line 0\nline 1\nline 2\nline 3\n"
+    assert "out of reach (ConnectionError); trying again for 300 s" in capsys.readouterr().err
     assert info.status == end
 
 
@@ -186,6 +189,15 @@ def test_following_ends_where_there_is_nothing_to_follow(monkeypatch: pytest.Mon
     client.status = "RUNNING"
     with pytest.raises(UserError, match="job here may well go on"):
         ray_jobs.follow(client, "here", lambda _: None)
+
+
+def test_a_closed_pipe_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(_: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(ray_jobs.time, "sleep", lambda _: None)
+    with pytest.raises(BrokenPipeError):
+        ray_jobs.follow(Unreliable(), "here", closed)
 
 
 def test_a_silent_connection_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
