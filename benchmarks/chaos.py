@@ -71,7 +71,7 @@ def disturb(
         log.runs += 1
         while todo and _reach(run, out, draw):
             victim = _victim(run, todo[0])
-            if victim is None:  # a run of one worker has the driver alone, and so has the last unit
+            if victim is None:
                 victim = run.pid
             done |= committed(out)
             os.kill(victim, signal.SIGKILL)
@@ -99,7 +99,7 @@ def _reach(run: subprocess.Popen, out: Path, draw: random.Random) -> bool:
 
 
 def _victim(run: subprocess.Popen, kind: str) -> int | None:
-    """The driver, or a worker that is cutting a unit; None if there is none: a run in one process, or at its very end."""
+    """The driver, or a worker that is cutting a unit; None if there is none: before or after all units."""
     if kind == "driver":
         return run.pid
     until = time.monotonic() + 10.0
@@ -107,12 +107,10 @@ def _victim(run: subprocess.Popen, kind: str) -> int | None:
         processes = psutil.Process(run.pid).children(recursive=True)
         for process in processes:
             try:
-                if process.name().startswith("ray::make_unit"):
+                if process.name().startswith("ray::make_unit") or "data_tools.unit_process" in process.cmdline():
                     return process.pid
             except psutil.NoSuchProcess:
                 continue
-        if not processes and "--workers 1" in " ".join(run.args):
-            return None
     return None
 
 

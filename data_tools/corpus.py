@@ -22,7 +22,8 @@ from data_tools.plan import log_plan
 from data_tools.ray_tasks import run_on_ray
 from data_tools.recordings import Recording
 from data_tools.sources import ShardSettings, Sources
-from data_tools.units import PLAN_DIR, UnitResult, UnitSource, UnitTask, cut_unit, failure, make_unit
+from data_tools.unit_process import run_beside
+from data_tools.units import PLAN_DIR, UnitResult, UnitSource, UnitTask, make_unit
 from taudl_dist.dataset.dataset import parse_info
 from taudl_dist.dataset.schema import DATASET_FILE, SHARDS_DIR
 from taudl_dist.errors import UserError
@@ -181,7 +182,7 @@ def _work(tasks: Sequence[UnitTask], failures: Failures, *, num_units: int, work
         steps: Generator = run_on_ray(make_unit, tasks, workers=workers)
         unit, total = "unit", len(tasks)
     else:
-        steps, unit, total = _one_by_one(tasks), "crop", sum(task.num_crops for task in tasks)
+        steps, unit, total = run_beside(tasks), "crop", sum(task.num_crops for task in tasks)
     with closing(steps):
         for task, result in progress(steps, "cut crops", unit=unit, total=total):
             if result is None:  # a crop of a unit that goes on
@@ -198,23 +199,11 @@ def _work(tasks: Sequence[UnitTask], failures: Failures, *, num_units: int, work
 
 
 def _died(error: Exception) -> str:
+    what = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     return (
-        f"its worker died each time it was tried ({type(error).__name__}): a crash in the video decoder, or not enough memory for"
-        " --workers at once; re-encode the video with `ffmpeg -i in out.mp4`, or take fewer workers"
+        f"its worker died each time it was tried ({what}): a crash in the video decoder, or not enough memory for --workers at once;"
+        " re-encode the video with `ffmpeg -i in out.mp4`, or take fewer workers"
     )
-
-
-def _one_by_one(tasks: Sequence[UnitTask]) -> Generator[tuple[UnitTask, UnitResult | None], None, None]:
-    """Makes units in this process, yielding once a crop, and the result at a unit's end."""
-    for task in tasks:
-        failed: dict[str, str] = {}
-        try:
-            for crops in cut_unit(task, failed):
-                yield from [(task, None)] * crops
-            result = UnitResult(failed=failed)
-        except (UserError, OSError, MemoryError) as error:
-            result = failure(error)
-        yield task, result
 
 
 def _finalize(folder: Folder, plan: dict[str, Any], failures: Failures, commits: Mapping[str, Commit]) -> None:

@@ -101,19 +101,24 @@ def _cut_source(
         yield len(members)
 
 
-def make_unit(task: UnitTask) -> UnitResult:
-    """Makes one unit and returns what went wrong, for a worker that must not die of a damaged video."""
+def unit_steps(task: UnitTask) -> Iterator[int | UnitResult]:
+    """Makes one unit: yields numbers of crops on the way, and in the end what went wrong, of which no worker must die."""
     failed: dict[str, str] = {}
     try:
-        for _ in cut_unit(task, failed):
-            pass
+        yield from cut_unit(task, failed)
+        yield UnitResult(failed=failed)
     except (UserError, OSError, MemoryError) as error:
-        return failure(error)
-    return UnitResult(failed=failed)
+        yield _failure(error)
 
 
-def failure(error: Exception) -> UnitResult:
-    """The result of a unit that ended with an error."""
+def make_unit(task: UnitTask) -> UnitResult:
+    """Makes one unit and returns what went wrong."""
+    *_, result = unit_steps(task)
+    assert isinstance(result, UnitResult)
+    return result
+
+
+def _failure(error: Exception) -> UnitResult:
     is_target_lost = isinstance(error, WriteError) or (isinstance(error, OSError) and error.errno in _DISK_IS_LOST)
     return UnitResult(problem=str(error) or type(error).__name__, is_target_lost=is_target_lost)
 

@@ -17,6 +17,26 @@ WALK = 30  # frames one person is in view
 BOX = (20, 40)  # width, height of a person
 
 
+@pytest.fixture(autouse=True)
+def units_in_this_process(request, monkeypatch) -> None:
+    """Units are made in the process of the test, where they can be disturbed, unless it asks for `beside`."""
+    import data_tools.corpus
+    from data_tools.units import UnitResult, unit_steps
+
+    def run_here(tasks):
+        for task in tasks:
+            for step in unit_steps(task):
+                yield from [(task, step)] if isinstance(step, UnitResult) else [(task, None)] * step
+
+    if "beside" not in request.fixturenames:
+        monkeypatch.setattr(data_tools.corpus, "run_beside", run_here)
+
+
+@pytest.fixture
+def beside() -> None:
+    """Units are made in a process beside the test's, as for a user."""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Folders of a generated corpus; person p of camera c walks in frames p*WALK .. p*WALK+WALK-1."""

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,86 @@ def test_a_worker_returns_errors_of_the_system(monkeypatch):
         monkeypatch.setattr(data_tools.units, "cut_unit", broken)
         result = make_unit(None)
         assert result.problem and result.is_target_lost == is_full
+
+
+CRASH = """
+import os, signal
+import data_tools.units
+real = data_tools.units.iter_pictures
+def crash(source, **kwargs):
+    for number, picture in real(source, **kwargs):
+        if {name!r} in str(source):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        yield number, picture
+data_tools.units.iter_pictures = crash
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("beside")
+def test_a_decoder_that_crashes_costs_its_unit_with_one_worker_too(make_recordings, tmp_path, monkeypatch):
+    corpus, out = make_recordings(), tmp_path / "out"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(CRASH.format(name="cam2/20260131_081000"))
+    with monkeypatch.context() as patched:
+        patched.syspath_prepend(tmp_path / "site")
+        info = shard(corpus, out, LENIENT)
+        assert info["failures"] == {"videos": 0, "units": 1, "tracklets": 0}
+        (failed,) = failures(out)
+        assert "its worker died each time" in failed["problem"] and "signal 11" in failed["problem"]
+        assert validate_dataset(out).problems == []
+    kept = {path: path.stat().st_mtime_ns for path in (out / "shards").iterdir()}
+    assert shard(corpus, out, RETRY)["digest"] == shard(make_recordings("whole"), tmp_path / "undisturbed")["digest"]
+    assert kept.items() <= {path: path.stat().st_mtime_ns for path in (out / "shards").iterdir()}.items()
+    assert not list(out.rglob("*.tmp-*"))
+
+
+@pytest.mark.usefixtures("beside")
+def test_a_fault_of_ours_in_the_process_beside_is_raised(make_recordings, tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text("import data_tools.units\ndata_tools.units.write_unit = None\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with pytest.raises(TypeError, match="NoneType"):
+        shard(make_recordings(cameras=1), tmp_path / "out")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mounts a disk of so many bytes, or makes it larger."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(size: int) -> Path:
+        how = ["remount," if os.path.ismount(place) else ""]
+        words = ["mount", "-t", "tmpfs", "-o", f"{how[0]}size={size}", "tmpfs", str(place)]
+        if subprocess.run(words, capture_output=True, check=False).returncode:
+            pytest.skip("only root may mount a disk")
+        return place
+
+    yield mount
+    subprocess.run(["umount", str(place)], capture_output=True, check=False)
+
+
+def test_a_disk_that_fills_and_is_made_larger(make_recordings, tmp_path, small_disk):
+    """At every size it stops with one sentence; what was committed stays, and room is all that is needed to go on."""
+    corpus, said = make_recordings(), []
+    expected = shard(corpus, tmp_path / "undisturbed")["digest"]
+    out, kept, size = small_disk(2**12) / "out", {}, 2**12
+    while True:
+        small_disk(size)
+        try:
+            info = shard(corpus, out)
+            break
+        except (UserError, OSError) as error:
+            said.append(str(error))
+        state = {path: path.stat().st_mtime_ns for path in out.rglob("*.ok.json")}
+        assert kept.items() <= state.items()
+        kept, size = state, size + 3 * 2**12
+    assert info["digest"] == expected and validate_dataset(out).problems == []
+    assert not list(out.rglob("*.tmp-*"))
+    assert {text for text in said if "cannot be written to any more" in text} and all(
+        "o space left" in text for text in said
+    )
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 2.0])

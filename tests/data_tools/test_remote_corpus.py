@@ -192,7 +192,7 @@ def test_of_two_attempts_at_a_unit_one_is_taken(places, tmp_path, monkeypatch):
     """Both were completed: nothing of the loser is left, and one that comes too late changes nothing."""
     import data_tools.corpus
 
-    real, tasks = data_tools.corpus._one_by_one, []
+    real, tasks = data_tools.corpus.run_beside, []
 
     def twice(todo):
         tasks.extend(todo)
@@ -200,7 +200,7 @@ def test_of_two_attempts_at_a_unit_one_is_taken(places, tmp_path, monkeypatch):
         return real(todo)
 
     with monkeypatch.context() as patched:
-        patched.setattr(data_tools.corpus, "_one_by_one", twice)
+        patched.setattr(data_tools.corpus, "run_beside", twice)
         info = places.shard()
     assert info["digest"] == places.local(tmp_path / "out")["digest"]
     places.check_whole()
