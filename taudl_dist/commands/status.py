@@ -8,12 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from taudl_dist.commands import parse
 from taudl_dist.errors import UsageError
+from taudl_dist.progress import clean
 
 if TYPE_CHECKING:
     from taudl_dist.training.run_state import RunState
@@ -65,7 +66,7 @@ def _show(path: Path, *, as_json: bool, again: bool) -> bool:
         found, text, is_over = run.as_dict(), as_text(run), run.is_over
     if again and sys.stdout.isatty() and not as_json:
         print("\033[H\033[2J", end="")
-    print(json.dumps(found) if as_json else text, flush=True)
+    print(json.dumps(found) if as_json else clean(text), flush=True)
     return is_over
 
 
@@ -79,10 +80,6 @@ def as_text(state: RunState) -> str:
         f"  {'why' if state.is_over or state.state == 'stuck' else 'who':11} {state.why}",
     ]
 
-    def add(name: str, text: str, *values: Any) -> None:
-        if None not in values:
-            lines.append(f"  {name:11} {text}")
-
     if state.steps_per_s is not None and state.images_per_s is not None and state.data_wait is not None:
         speed = f"{state.steps_per_s:.3g} steps/s, {state.images_per_s:.0f} images/s, data wait {state.data_wait:.0%}"
         lines.append(f"  {'speed':11} {speed}")
@@ -94,6 +91,11 @@ def as_text(state: RunState) -> str:
     if state.checkpoint_step is not None and state.checkpoint_age_s is not None:
         saved = f"step {state.checkpoint_step}, {duration(state.checkpoint_age_s)} ago"
     lines.append(f"  {'checkpoint':11} {saved}")
+    if state.best:
+        failed = sum("error" in evaluation for evaluation in state.evaluations)
+        counts = f"of {len(state.evaluations)} evaluated{f', {failed} could not be' if failed else ''}"
+        best = f"step {state.best['step']}, {state.best['metric']} {state.best['value']:.4f}, {counts}"
+        lines.append(f"  {'best':11} {best}")
     if state.starts:
         lost = f"; workers lost {state.losses} time{'s' * (state.losses > 1)}" if state.losses else ""
         lines.append(

@@ -87,7 +87,7 @@ class RunFolder:
             info = json.loads(path.read_text())
             found = info["format"], info["version"], info["dataset"]["digest"], info["mlflow"], info["outcome"]
             [(entry["attempt"], entry["from_step"]) for entry in info["attempts"]]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path}: not readable as written ({error!r}); start a new run with another --out"
             ) from None

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from taudl_dist.config import load_yaml
-from taudl_dist.errors import UserError
+from taudl_dist.errors import UsageError, UserError
+from taudl_dist.training.evaluations import Evaluations
 from taudl_dist.training.heartbeat import DRIVER, INTERVAL_S, SILENT_S, Beat, find_stuck, read_beat, read_beats
 from taudl_dist.training.run_folder import RunFolder
 from taudl_dist.training.saved import newest, step_of
@@ -42,6 +43,10 @@ class RunState:
     """Estimate of the time to the end."""
     checkpoint_step: int | None = None
     checkpoint_age_s: float | None = None
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """Evaluated checkpoints: step, and metric with its value, or error."""
+    best: dict[str, Any] | None = None
+    """That of the best one."""
     starts: int = 0
     """Times the workers were started; one more than restarts."""
     started_from: int | None = None
@@ -81,6 +86,8 @@ def run_state(path: str | Path) -> RunState:
     beats = read_beats(run.workers, attempt=attempt) if attempt else []
     state, why = _judge(run, info, beats, steps=steps, now=now)
     saved = newest(run.checkpoints, trusts=run.trusts)
+    record = Evaluations(run=run.path)
+    best = record.best()
     log = _tail(run.log).decode(errors="replace").splitlines()
     notices = [line for line in log if line and not line.startswith("step ")]
     pace = _pace(rows)
@@ -95,12 +102,20 @@ def run_state(path: str | Path) -> RunState:
         left_s=(steps - done) / rate if rate else None,
         checkpoint_step=step_of(saved) if saved else None,
         checkpoint_age_s=now - (saved / "COMPLETE.json").stat().st_mtime if saved else None,
+        evaluations=[_evaluation(row) for row in record.rows()],
+        best=_evaluation(best) if best else None,
         starts=len(attempts),
         started_from=attempts[-1]["from_step"] if attempts else None,
         losses=sum(line.startswith("lost ") for line in log),
         notices=notices[-_NOTICES:],
         workers=[asdict(beat) for beat in beats] if state in ("running", "stuck") else [],
     )
+
+
+def _evaluation(row: dict[str, Any]) -> dict[str, Any]:
+    if "error" in row:
+        return {"step": row["step"], "error": row["error"]}
+    return {"step": row["step"], "metric": row["metric"], "value": row["metrics"].get(row["metric"])}
 
 
 def _check(run: RunFolder) -> None:
@@ -139,9 +154,13 @@ def _judge(run: RunFolder, info: dict[str, Any], beats: list[Beat], *, steps: in
 
 def _steps(run: RunFolder) -> int:
     """Steps the run is to have."""
-    steps = load_yaml(run.path / "config.yaml").get("steps")
+    path = run.path / "config.yaml"
+    try:
+        steps = load_yaml(path).get("steps")
+    except UsageError as error:
+        raise UserError(f"{path} is not what the run wrote ({error})") from None
     if not isinstance(steps, int):
-        raise UserError(f"{run.path / 'config.yaml'}: steps is {steps!r}, expected a number; the file was changed")
+        raise UserError(f"{path}: steps is {steps!r}, expected a number; the file was changed")
     return steps
 
 
