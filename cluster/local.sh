@@ -18,8 +18,9 @@ bin=$(cd "$(dirname "$0")/.." && pwd)/.venv/bin
 [ -x "$bin/ray" ] && export PATH="$bin:$PATH"   # jobs say `python`
 unset RAY_ADDRESS
 
-running() {   # and not another process that got its number
-  [ -f "$state/pid" ] && ps -o args= -p "$(cat "$state/pid")" | grep -q -- "start --head --block .*--temp-dir $state"
+running() {   # what was started, and not another process that got its number
+  [ -f "$state/pid" ] || return 1
+  tr '\0' ' ' 2> /dev/null < "/proc/$(cat "$state/pid")/cmdline" | grep --quiet -- "start --head --block .*--temp-dir $state"
 }
 
 answers() { (exec 3<> "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.skipif(not shutil.which("wget"), reason="spot_notice.sh asks with wget, which is not here")
 SCRIPT = Path(__file__).parents[2] / "cluster" / "spot_notice.sh"
 RAY = "trap 'echo drained for $RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S; exit 5' TERM; echo up; while true; do sleep 0.05; done"
 
