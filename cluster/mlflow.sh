@@ -2,7 +2,7 @@
 # The MLflow server: a database behind it, artifacts in a folder or a bucket, and the names it may be called by.
 #   MLFLOW_BACKEND_STORE_URI=... ARTIFACTS=... cluster/mlflow.sh
 # Passwords belong neither into this file nor on a command line, where everybody on the machine reads them: put
-#   MLFLOW_BACKEND_STORE_URI=postgresql://USER:PASSWORD@HOST/DATABASE
+#   MLFLOW_BACKEND_STORE_URI='postgresql://USER:PASSWORD@HOST/DATABASE'
 # into a file that only you can read (umask 077) and name it in ENV_FILE. A bucket's credentials come from the machine's role.
 set -euo pipefail
 
@@ -23,7 +23,9 @@ if [ -n "$env_file" ]; then
   source "$env_file"
   set +a
 fi
-if [ -z "${MLFLOW_BACKEND_STORE_URI:-}" ] || [ -z "$artifacts" ]; then
+MLFLOW_BACKEND_STORE_URI=${MLFLOW_BACKEND_STORE_URI:-}
+MLFLOW_BACKEND_STORE_URI=${MLFLOW_BACKEND_STORE_URI%$'\n'}   # a Secret made of a file ends as the file does
+if [ -z "$MLFLOW_BACKEND_STORE_URI" ] || [ -z "$artifacts" ]; then
   echo "usage: MLFLOW_BACKEND_STORE_URI=postgresql://... ARTIFACTS=FOLDER-or-BUCKET cluster/mlflow.sh; see its first lines" >&2
   exit 2
 fi
