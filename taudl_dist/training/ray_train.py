@@ -42,8 +42,6 @@ RESIZE_INTERVAL_S = 60.0
 
 def train_on_ray(config: Config) -> Path:
     """Trains with Ray Train workers, on the cluster of RAY_ADDRESS or on a private one on this machine."""
-    from taudl_dist.training.ray_faults import Yielded, find, for_the_user, newest_step
-
     low, high = worker_range(config.workers)
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -51,6 +49,9 @@ def train_on_ray(config: Config) -> Path:
         run = prepare(config, workers=(low, high), held=held)
         ray = ray_session(cpus=max(high + bool(config.evaluation.every), os.cpu_count() or 1))
         with concluding(config, run), ray, stop_signals() as asked_late:  # Ray takes SIGTERM for itself when it starts
+            # not before: it imports Ray, which reads its environment then
+            from taudl_dist.training.ray_faults import Yielded, find, for_the_user, newest_step
+
             use_gpu = _check_resources(low, config.parallel.device)
             failure: list[BaseException] = []
             fit = threading.Thread(target=_fit, args=(config, run, use_gpu, failure), daemon=True)
