@@ -71,3 +71,17 @@ def test_wrong_names(run, tmp_path, capsys, case):
 def test_no_such_run(tmp_path, capsys):
     assert main(words(tmp_path / "nowhere", tmp_path / "m.onnx")) == 1
     assert "no model.safetensors there" in capsys.readouterr().err
+
+
+REGISTRY = [
+    ([], 2, "nothing to do: give --out FILE.onnx, or --register NAME"),
+    (["--out", "x.onnx", "--alias", "champion"], 2, "add --register NAME"),
+    (["--register", "reid", "--overwrite"], 2, "--overwrite has no meaning without --out"),
+    (["--register", "reid"], 1, "is not in MLflow, and only a tracked run can be registered"),
+]
+
+
+@pytest.mark.parametrize(("flags", "code", "message"), REGISTRY)
+def test_what_cannot_be_registered(run, flags, code, message, capsys):
+    assert main(["export", "--model", str(run), *flags]) == code
+    assert message in capsys.readouterr().err
