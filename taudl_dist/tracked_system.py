@@ -35,7 +35,8 @@ class SystemMetrics:
 
     def look(self) -> None:
         """Starts the monitor if it does not run; cheap, and never raises for MLflow."""
-        if time.monotonic() < self._next_look_s or (self._monitor and self._monitor._process.is_alive()):
+        thread = self._monitor and self._monitor._process
+        if time.monotonic() < self._next_look_s or (thread and thread.is_alive()):
             return
         self._next_look_s = time.monotonic() + INTERVAL_S
         place = self._place()
