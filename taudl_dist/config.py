@@ -98,6 +98,12 @@ class LossConfig:
     """Square the distance in Eq. 3 (the paper does not)."""
     detach_numerator: bool = False
     """Do not differentiate the pull of Eq. 3 (the released code): what is left is repulsion."""
+    mutual_weight: float = 0.0
+    """mu, the weight of mutual association (ours, see losses/mutual.py): a pull to another camera's label; 0: none."""
+    mutual_start: float = 0.5
+    """Share of the steps after which mutual association sets in: heads must have learned their tracklets first."""
+    mutual_cameras: int = 8
+    """Other cameras of a batch in which a tracklet's match is sought in one step; they take turns."""
     joint_labels: bool = False
     """One classifier over all cameras' labels instead of one per camera (the JCC baseline of Table 4)."""
 
@@ -105,6 +111,9 @@ class LossConfig:
         _require(0 <= self.ccta_weight <= 1, "loss.ccta_weight", self.ccta_weight, "a share in [0, 1]")
         _require(self.num_neighbours >= 0, "loss.num_neighbours", self.num_neighbours, "0 (by cameras) or more")
         _require(self.sigma > 0, "loss.sigma", self.sigma, "above 0")
+        _require(self.mutual_weight >= 0, "loss.mutual_weight", self.mutual_weight, "0 (off) or more")
+        _require(0 <= self.mutual_start <= 1, "loss.mutual_start", self.mutual_start, "a share in [0, 1]")
+        _require(self.mutual_cameras >= 1, "loss.mutual_cameras", self.mutual_cameras, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +199,7 @@ class EvaluationConfig:
     data: str = ""
     """Dataset to evaluate on; empty: the one trained on."""
     metric: str = ""
-    """The number by which a checkpoint is the best, more being better; empty: mAP, or without people label_free/nearer_than_own_camera."""
+    """The number by which a checkpoint is the best, more being better; empty: mAP, or without people label_free/within_camera_accuracy."""
     frames: int = 0
     """Evenly spaced frames pooled per tracklet; 0 takes all, or as many as the benchmark's protocol says."""
 
@@ -264,6 +273,11 @@ class Config:
             raise UsageError(
                 "parallel.two_pass computes one group at a time, and model.batch_norm=sync needs the statistics of the whole"
                 " batch; set model.batch_norm=group, or parallel.two_pass=false"
+            )
+        if self.loss.joint_labels and self.loss.mutual_weight:
+            raise UsageError(
+                "loss.joint_labels has one classifier for all cameras, and loss.mutual_weight seeks matches between cameras'"
+                " classifiers; set loss.mutual_weight=0"
             )
         if self.loss.joint_labels and self.loss.pctd_reduction == "camera_sum":
             raise UsageError(
@@ -383,15 +397,25 @@ def _require(condition: bool, name: str, value: Any, expected: str) -> None:
         raise UsageError(f"config {name}: found {value!r}, expected {expected}")
 
 
+_MAX_YAML = 2**20
+"""Characters of a file of settings at most."""
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping of a YAML config file."""
     import yaml
 
     try:
-        values = yaml.load(Path(path).read_text(), _yaml_loader())
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(_MAX_YAML + 1)
+        if len(text) > _MAX_YAML:
+            raise UsageError(f"--config {path}: more than {_MAX_YAML} characters, expected a file of settings")
+        values = yaml.load(text, _yaml_loader())
     except FileNotFoundError:
         raise UsageError(f"--config {path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except UsageError:
+        raise
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError, ValueError) as error:
         raise UsageError(f"--config {path}: not a readable YAML file: {error}") from None
     if values is None:
         return {}
@@ -407,7 +431,10 @@ def _yaml_loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        pass
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):  # nine lines of them can stand for a thousand million values
+                raise yaml.YAMLError(f"an alias (*{self.peek_event().anchor}); write the value out")
+            return super().compose_node(parent, index)
 
     Loader.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]

@@ -19,6 +19,7 @@ class Share:
     loss: torch.Tensor
     pctd: torch.Tensor
     ccta: torch.Tensor
+    mutual: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +51,19 @@ class Association:
 def joint_share(
     discrimination: Discrimination,
     association: Association | None,
+    mutual: torch.Tensor | None = None,
     *,
     heads: Mapping[int, Head],
     config: LossConfig,
 ) -> Share:
-    """(1 - lambda) * PCTD over this rank's samples + lambda * CCTA over its own tracklets, each over global counts.
+    """(1 - lambda) * PCTD over this rank's samples + lambda * CCTA over its own tracklets + mu * mutual
+    association of its pairs, each over global counts.
 
     Args:
         association: None where lambda is 0.
+        mutual: this rank's part of mutual association; None where mu is 0, or not yet in force.
         heads: those of the runs.
-        config: lambda and the terms' settings.
+        config: lambda, mu and the terms' settings.
 
     Raises:
         UserError: CCTA is asked for with fewer than two cameras in the batch.
@@ -79,4 +83,7 @@ def joint_share(
             detach_numerator=config.detach_numerator,
         )
         ccta = per_tracklet.sum() / len(association.means)
-    return Share(loss=(1 - lam) * pctd + lam * ccta, pctd=pctd.detach(), ccta=ccta.detach())
+    if mutual is None:
+        mutual = torch.zeros_like(pctd)
+    loss = (1 - lam) * pctd + lam * ccta + config.mutual_weight * mutual
+    return Share(loss=loss, pctd=pctd.detach(), ccta=ccta.detach(), mutual=mutual.detach())

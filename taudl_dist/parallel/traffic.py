@@ -27,9 +27,11 @@ class StepCounts:
     feature_dim: int
     """D."""
     tracklets: int = 0
-    """On the rank that has most; 0 without CCTA."""
+    """On the rank that has most; 0 without CCTA and mutual association."""
     images_sent: float = 0.0
     """Of a rank, those whose camera's head another rank owns."""
+    signatures_sent: float = 0.0
+    """Rows of heads that a rank sends for mutual association."""
     head_rows: int = 0
     """Labels of the cameras present, if every rank holds all heads."""
     value_bytes: int = 4
@@ -40,7 +42,7 @@ def step_traffic(counts: StepCounts) -> dict[str, float]:
     """Bytes a rank sends in a step, by what they are.
 
     `backbone`: its gradient, summed. `statistics`: batch norm's. `means`: of tracklets to all ranks, and their gradient back (CCTA).
-    `features`: of images to the owner of their head, and their gradient back (PCTD). `heads`: gradient of replicated heads.
+    `features`: of images to the owner of their head, and their gradient back (PCTD). `signatures`: rows of heads (mutual association). `heads`: gradient of replicated heads.
     """
     world_size, row = counts.world_size, counts.feature_dim * counts.value_bytes
     return {
@@ -48,6 +50,7 @@ def step_traffic(counts: StepCounts) -> dict[str, float]:
         "statistics": all_reduce_bytes(counts.statistics * counts.value_bytes, world_size),
         "means": 2 * all_gather_bytes(counts.tracklets * row, world_size),
         "features": 2 * counts.images_sent * row,
+        "signatures": counts.signatures_sent * row,
         "heads": all_reduce_bytes(counts.head_rows * (row + counts.value_bytes), world_size),
     }
 

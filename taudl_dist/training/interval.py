@@ -39,8 +39,9 @@ class Interval:
         row, done = self._last, self._last["step"] + 1
         left_s = (self._steps - done) * self._all_s / (done - self._start)
         gpu = f" + {size(row['gpu_memory_bytes'])} on GPUs" if "gpu_memory_bytes" in row else ""
+        mutual = f", mutual {row['mutual']:.4f}" if "mutual" in row else ""
         line = (
-            f"step {done}/{self._steps}  loss {row['loss']:.4f} (pctd {row['pctd']:.4f}, ccta {row['ccta']:.4f})"
+            f"step {done}/{self._steps}  loss {row['loss']:.4f} (pctd {row['pctd']:.4f}, ccta {row['ccta']:.4f}{mutual})"
             f"  {self._images / self._seconds:.0f} images/s  data wait {self._wait_s / self._seconds:.0%}"
             f"  memory {size(row['memory_bytes'])}{gpu} in {row['workers']} worker{'s' * (row['workers'] > 1)}"
             f"  left {duration(left_s)}, until {clock(left_s)}"

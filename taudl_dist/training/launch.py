@@ -91,7 +91,7 @@ def prepare(config: Config, *, workers: tuple[int, int], held: contextlib.ExitSt
     dataset = open_dataset(config.data, config.storage)
     plan = BatchPlan(dataset, config)
     check_world_size(plan.num_groups, plan.cameras_per_step, workers[1])
-    if config.loss.ccta_weight > 0 and plan.cameras_per_step < 2:
+    if (config.loss.ccta_weight or config.loss.mutual_weight) and plan.cameras_per_step < 2:
         raise UserError(
             f"{config.data} gives {plan.cameras_per_step} camera a batch, and CCTA associates tracklets across at least two;"
             " use --recipe pctd for one camera, or a dataset with more"

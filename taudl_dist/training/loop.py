@@ -198,19 +198,20 @@ class Loop:
         facts = self.world.total(
             torch.cat([shares, shares.new_tensor([*votes, float(self.saver.is_written), *memory])])
         )
-        pctd, ccta, *votes, written, memory_bytes, gpu_bytes = facts
-        weight = self.config.loss.ccta_weight
-        loss = (1 - weight) * pctd + weight * ccta
+        pctd, ccta, mutual, *votes, written, memory_bytes, gpu_bytes = facts
+        weight, mutual_weight = self.config.loss.ccta_weight, self.config.loss.mutual_weight
+        loss = (1 - weight) * pctd + weight * ccta + mutual_weight * mutual
         if not math.isfinite(loss):
             self._complete(metrics)
             raise UserError(
-                f"the loss of step {batch.step} is {loss} (pctd {pctd}, ccta {ccta}); {checkpoint.diverged_remedy()};"
+                f"the loss of step {batch.step} is {loss} (pctd {pctd}, ccta {ccta}, mutual {mutual}); {checkpoint.diverged_remedy()};"
                 f" checkpoints in {self.run.checkpoints} are from before"
             )
         if written == self.world.size:
             self._complete(metrics)
         asked = next((int(number) for number, vote in zip(_SIGNALS, votes) if vote), 0)
         row = {"step": batch.step, "loss": loss, "pctd": pctd, "ccta": ccta, "lr": lr}
+        row |= {"mutual": mutual} if mutual_weight else {}
         row |= {"workers": self.world.size, "memory_bytes": int(memory_bytes)}
         return row | ({"gpu_memory_bytes": int(gpu_bytes)} if gpu_bytes else {}), asked
 

@@ -28,6 +28,7 @@ from taudl_dist.parallel import Route, assign_owners, clip_by_global_norm, excha
 from taudl_dist.training.backbone import TrainedBackbone
 from taudl_dist.training.forward import forward
 from taudl_dist.training.heads import TrainedHeads, sum_gradients
+from taudl_dist.training.mutual import mutual_share
 from taudl_dist.training.world import World
 
 
@@ -35,7 +36,8 @@ def train_step(learner: Learner, batch: Batch, *, lr: float) -> torch.Tensor:
     """Moves all weights by one global batch; a collective.
 
     Returns:
-        (2,) float64: this worker's shares of PCTD and CCTA (Eq. 2, Eq. 3); their sums over workers are the losses.
+        (3,) float64: this worker's shares of PCTD, CCTA (Eq. 2, Eq. 3) and mutual association; their sums over workers are the
+        losses.
     """
     config, world, composition = learner.config, learner.world, batch.composition
     features, back = forward(learner, batch)
@@ -43,8 +45,13 @@ def train_step(learner: Learner, batch: Batch, *, lr: float) -> torch.Tensor:
 
     discrimination = _discrimination(learner, own, composition)
     leaves = learner.heads.heads.leaves(learner.present(composition))
-    association = _association(learner, own, composition) if config.loss.ccta_weight > 0 else None
-    share = joint_share(discrimination, association, heads=leaves, config=config.loss)
+    seeks_matches = config.loss.mutual_weight > 0 and batch.step >= config.loss.mutual_start * config.steps
+    with_ccta, association, mutual = config.loss.ccta_weight > 0, None, None
+    if with_ccta or seeks_matches:
+        association = _association(learner, own, composition)
+    if association and seeks_matches:
+        mutual = mutual_share(learner, association.means, composition, leaves, step=batch.step)
+    share = joint_share(discrimination, association if with_ccta else None, mutual, heads=leaves, config=config.loss)
     share.loss.backward()
     assert own.grad is not None
     # DDP divides the network's gradient by the number of workers: the factor W, in this one place
@@ -60,7 +67,7 @@ def train_step(learner: Learner, batch: Batch, *, lr: float) -> torch.Tensor:
     learner.backbone.step(lr=lr)
     learner.heads.step(leaves, lr=lr)
     update_running_statistics(learner.model, world_size=world.size)
-    return torch.stack([share.pctd, share.ccta]).double()
+    return torch.stack([share.pctd, share.ccta, share.mutual]).double()
 
 
 def _discrimination(learner: Learner, own: torch.Tensor, composition: Composition) -> Discrimination:

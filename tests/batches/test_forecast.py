@@ -94,7 +94,7 @@ def test_heads_and_traffic(make):
 
 
 def test_settings_that_change_heads_and_traffic(make):
-    owned, sync, replicated, jcc, pctd, fp64 = map(
+    owned, sync, replicated, jcc, pctd, fp64, mutual = map(
         make,
         (
             {},
@@ -103,6 +103,7 @@ def test_settings_that_change_heads_and_traffic(make):
             {"recipe": "jcc"},
             {"recipe": "pctd"},
             {"precision": "fp64"},
+            {"recipe": "pctd", "loss": {"mutual_weight": 1.0}},
         ),
     )
 
@@ -114,6 +115,8 @@ def test_settings_that_change_heads_and_traffic(make):
     assert sent(replicated, "features") == 0 and sent(replicated, "heads") > 0
     assert jcc["head_rows_per_worker"] == [27, 0] and jcc["head_images_busiest_over_mean"] == 2
     assert sent(pctd, "means") == 0 and sent(pctd, "features") == sent(owned, "features")
+    assert sent(pctd, "signatures") == 0 and 0 < sent(mutual, "signatures") <= 8 * 256 * 4
+    assert sent(mutual, "means") == sent(owned, "means")
     assert sent(fp64, "backbone") == 2 * sent(owned, "backbone")
     assert fp64["head_bytes_per_worker"] == 2 * owned["head_bytes_per_worker"]
 

@@ -47,6 +47,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "official code": {"recipe": "official-code"},
     "pctd": {"recipe": "pctd"},
     "ccta": {"loss": {"ccta_weight": 1.0}},
+    "mutual": {"loss": {"mutual_weight": 2.0, "mutual_start": 0.0}},
+    "mutual alone, two other cameras": {
+        "loss": {"ccta_weight": 0.0, "mutual_weight": 2.0, "mutual_start": 0.0, "mutual_cameras": 2}
+    },
     "one classifier": {"recipe": "jcc"},
     "one statistic": {"model": {"name": "small", "feature_dim": 12, "batch_norm": "sync"}},
     "clipped": {"optim": {"weight_decay": 0.0, "clip_norm": 0.1}},
@@ -146,12 +150,33 @@ def by_the_formulas(config: Config) -> dict[str, torch.Tensor]:
         means, torch.from_numpy(facts.cameras), num_neighbours=loss.num_neighbours or None, sigma=loss.sigma,
         squared=loss.squared, detach_numerator=loss.detach_numerator,
     )  # fmt: skip
-    ((1 - loss.ccta_weight) * pctd + loss.ccta_weight * ccta).backward()
+    mutual = mutual_loss(means, facts, heads, loss.mutual_cameras) if loss.mutual_weight else 0.0
+    ((1 - loss.ccta_weight) * pctd + loss.ccta_weight * ccta + loss.mutual_weight * mutual).backward()
     update_running_statistics(model)
     gradients = {f"{name}:exp_avg": 0.1 * parameter.grad for name, parameter in model.named_parameters()}
     for camera, (weight, bias) in heads.items():
         gradients |= {f"{camera}/weight:exp_avg": 0.1 * weight.grad, f"{camera}/bias:exp_avg": 0.1 * bias.grad}
     return {**gradients, **dict(model.named_buffers())}
+
+
+def mutual_loss(means: torch.Tensor, facts: Composition, heads: Any, at_most: int) -> torch.Tensor:
+    """Tracklet by tracklet and camera by camera, as the head of losses/mutual.py says."""
+    present = sorted(set(facts.cameras.tolist()))
+    total, pairs, agreed = means.sum() * 0, 0, 0
+    for mean, camera, label in zip(means, facts.cameras.tolist(), facts.labels.tolist()):
+        place = present.index(camera)
+        for turn in range(1, 1 + min(at_most, len(present) - 1)):
+            (weight, bias), (own, _) = heads[present[(place + turn) % len(present)]], heads[camera]
+            scores = weight @ mean + bias
+            best = int(scores.argmax())
+            towards = weight[best] - weight.mean(0)
+            cosines = [float(torch.cosine_similarity(towards, row - own.mean(0), dim=0).detach()) for row in own]
+            pairs += 1
+            if len(own) > 1 and int(np.argmax(cosines)) == label:
+                total = total - scores.log_softmax(0)[best]
+                agreed += 1
+    assert 0 < agreed < pairs
+    return total / pairs
 
 
 def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 1e-12) -> None:
@@ -163,7 +188,18 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         assert difference <= tolerance * tensor.double().norm().clamp(min=1e-9), f"{name}: {difference}"
 
 
-@pytest.mark.parametrize("name", ["paper", "more neighbours than there are", "official code", "pctd", "ccta"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "paper",
+        "more neighbours than there are",
+        "official code",
+        "pctd",
+        "ccta",
+        "mutual",
+        "mutual alone, two other cameras",
+    ],
+)
 def test_a_step_follows_the_formulas(name: str) -> None:
     assert_close(one_process(name)["state"], by_the_formulas(configured(SETTINGS[name])), 1e-11)
 
@@ -207,7 +243,7 @@ def everything(rank: int, size: int) -> dict[str, Any]:
         warnings.simplefilter("error", DeprecationWarning)
         results = {(name, "owned"): step(rank, size, configured(setting)) for name, setting in SETTINGS.items()}
         for way in ("replicated heads", "two passes"):
-            for name in ("paper", "one classifier", "clipped"):
+            for name in ("paper", "one classifier", "clipped", "mutual"):
                 results[name, way] = step(rank, size, configured(SETTINGS[name], OTHER_WAYS[way]))
         for precision in ("fp32", "bf16"):
             config = dataclasses.replace(configured(), precision=precision)
@@ -227,7 +263,7 @@ def groups(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Any]]:
     ("name", "way"),
     [
         *((name, "owned") for name in SETTINGS),
-        *itertools.product(("paper", "one classifier", "clipped"), ("replicated heads", "two passes")),
+        *itertools.product(("paper", "one classifier", "clipped", "mutual"), ("replicated heads", "two passes")),
     ],
 )
 def test_a_step_of_many_equals_that_of_one(groups: dict[int, list[Any]], name: str, way: str, size: int) -> None:
