@@ -22,11 +22,15 @@ import pyarrow.compute as pc
 from data_tools.folder import LocalFolder
 from data_tools.shard_writer import index_line
 from taudl_dist.dataset import Dataset, Sample, TrackletReader, dataset_digest, is_remote, open_dataset, read_manifest
+from taudl_dist.dataset.bounded import EXTENT_BYTES, INFO_BYTES, RECORD_BYTES, open_plain, read_bounded
 from taudl_dist.dataset.schema import INDEX_SCHEMA, SHARDS_DIR, SPLITS
+from taudl_dist.dataset.tar import check_members
 from taudl_dist.errors import UserError
-from taudl_dist.progress import progress
+from taudl_dist.progress import clean, progress
 
 _MOST_PROBLEMS = 100
+_MOST_PIXELS = 64 * 2**20
+"""As many as training takes."""
 
 
 @dataclass
@@ -43,7 +47,7 @@ class Report:
         """Notes a problem."""
         self.num_problems += 1
         if len(self.problems) < _MOST_PROBLEMS:
-            self.problems.append(problem)
+            self.problems.append(clean(problem))
 
     def attempt(self, check: Callable[..., Any], *args: Any) -> Any:
         """The check's result, or None after noting the UserError or OSError it raised."""
@@ -123,9 +127,9 @@ def _check_strays(dataset: Dataset, report: Report) -> None:
     known |= {f"{name.removesuffix('.tar')}.ok.json" for name in dataset.shards}
     local, storage = LocalFolder(dataset.path), dataset.storage
     found = storage.files(SHARDS_DIR) if storage else local.names(SHARDS_DIR)
-    read = storage.read_file if storage else local.read
+    read = storage.read_file if storage else lambda name: read_bounded(dataset.path / name, RECORD_BYTES)
     for name in sorted(found.keys() - known):
-        if name.endswith(".ok.json") and _is_empty_unit(read(f"{SHARDS_DIR}/{name}")):
+        if name.endswith(".ok.json") and _is_empty_unit(report.attempt(read, f"{SHARDS_DIR}/{name}") or b""):
             continue  # all of it was dropped
         report.add(f"{SHARDS_DIR}/{name}: belongs to no shard of this dataset; delete it")
 
@@ -133,7 +137,7 @@ def _check_strays(dataset: Dataset, report: Report) -> None:
 def _is_empty_unit(record: bytes) -> bool:
     try:
         return json.loads(record)["shard"] is None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -142,21 +146,24 @@ def _check_files(dataset: Dataset, number: int, report: Report) -> None:
     path, expected = dataset.shard_path(number), dataset.info["shards"][number]
     ok_path = path.with_name(f"{path.name.removesuffix('.tar')}.ok.json")
     try:
-        if json.loads(ok_path.read_text())["shard"] != expected:
+        if json.loads(read_bounded(ok_path, RECORD_BYTES))["shard"] != expected:
             report.add(f"{ok_path.name}: differs from what dataset.json says of this shard")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         report.add(f"{ok_path.name}: not readable ({error})")
-    with path.open("rb") as file:
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        report.add(f"{path.name}: {size} bytes, expected {expected['bytes']}: the file was cut off or replaced")
+        return
+    with open_plain(path) as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 != expected["sha256"] or path.stat().st_size != expected["bytes"]:
-        report.add(f"{path.name}: {path.stat().st_size} bytes of sha256 {sha256[:12]}, expected {expected['bytes']} of"
-                   f" {expected['sha256'][:12]}: the file was changed or cut off")  # fmt: skip
+    if sha256 != expected["sha256"]:
+        report.add(f"{path.name}: sha256 {sha256[:12]}, expected {expected['sha256'][:12]}: the file was changed")
 
 
 def _check_content(dataset: Dataset, number: int, rows: list[dict[str, Any]], report: Report) -> None:
     """The shard's samples as webdataset reads them, next to what the manifest's extents hold; every image is decoded."""
     name, reader = dataset.shards[number], TrackletReader(dataset)
-    by_key = _webdataset_samples(dataset.shard_path(number), report)
+    by_key = report.attempt(_webdataset_samples, dataset.shard_path(number), report) or {}
     seen: set[str] = set()
     index = []
     for row in rows:
@@ -172,7 +179,7 @@ def _check_content(dataset: Dataset, number: int, rows: list[dict[str, Any]], re
     for key in sorted(set(by_key) - seen):
         report.add(f"{name}: tracklet {key} stands in the tar, but no whole extent of the manifest holds it")
     idx = dataset.shard_path(number).with_name(f"{name}.idx")
-    if idx.read_bytes().split() != f"v1.2 {len(index)} {' '.join(index)}".encode().split():
+    if read_bounded(idx, INFO_BYTES).split() != f"v1.2 {len(index)} {' '.join(index)}".encode().split():
         report.add(f"{idx.name}: DALI index does not fit the tar")
 
 
@@ -203,6 +210,8 @@ def _webdataset_samples(path: Path, report: Report) -> dict[str, dict[str, str]]
             for member in tar_file_iterator(file):
                 yield {**member, "__url__": path.name}
 
+    with open_plain(path) as file:
+        check_members(file, path.name, most_bytes=EXTENT_BYTES)
     samples = {}
     try:
         for sample in group_by_keys(members()):
@@ -218,6 +227,8 @@ def _decodes(name: str, sample: Sample, at: int, report: Report) -> bool:
 
     try:
         with Image.open(io.BytesIO(sample.jpegs[at]), formats=["JPEG"]) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, expected at most {_MOST_PIXELS}")
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         report.add(f"{name}: image {sample.frames[at]} of tracklet {sample.key} does not decode ({error})")

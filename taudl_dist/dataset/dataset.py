@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from taudl_dist.config import StorageConfig
+from taudl_dist.dataset.bounded import INFO_BYTES, read_bounded
 from taudl_dist.dataset.index import TrainingIndex, open_index
 from taudl_dist.dataset.location import is_remote, local_path
 from taudl_dist.dataset.metadata import fetch_metadata, metadata_folder
@@ -89,7 +90,7 @@ def read_info(path: str | Path) -> dict[str, Any]:
     """dataset.json of a local dataset, checked: format, version, types, counts, and names that stay inside the folder."""
     file = Path(path) / DATASET_FILE
     try:
-        content = file.read_bytes()
+        content = read_bounded(file, INFO_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(_missing(Path(path))) from None
     except OSError as error:

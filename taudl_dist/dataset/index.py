@@ -8,6 +8,7 @@ read-ahead made a first step on a cold disk take 140 ms instead of 1.
 from __future__ import annotations
 
 import os
+import struct
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from taudl_dist.dataset.bounded import open_plain
 from taudl_dist.dataset.schema import INDEX_FILE, INDEX_SCHEMA
 from taudl_dist.errors import UserError
 
@@ -86,21 +88,25 @@ def open_index(folder: Path, tracklets_per_camera: list[int]) -> TrainingIndex:
     """
     path = folder / INDEX_FILE
     try:
+        open_plain(path).close()
         mapped = pa.memory_map(str(path)).read_buffer()
         reader = pa.ipc.open_file(mapped)
+        _refuse_compressed(mapped, path)
         if reader.schema != INDEX_SCHEMA:
             raise UserError(
                 f"{path}: columns {reader.schema.names}, expected {INDEX_SCHEMA.names} of"
                 f" {[str(kind) for kind in INDEX_SCHEMA.types]}; make the dataset again"
             )
         batch = reader.get_batch(0) if reader.num_record_batches == 1 else None
+        if batch is not None:
+            batch.validate()  # that its columns lie inside the file; costs nothing
         if batch is None or any(column.null_count for column in batch.columns):
             raise UserError(f"{path}: expected one record batch without nulls; make the dataset again")
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file; the dataset is incomplete: run the command that makes it again"
         ) from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, struct.error) as error:
         raise UserError(f"{path}: damaged ({error}); see `taudl validate`, then make the dataset again") from None
     camera_offsets = np.concatenate([[0], np.cumsum(tracklets_per_camera, dtype=np.int64)]).astype(np.int64)
     if camera_offsets[-1] != batch.num_rows:
@@ -112,6 +118,28 @@ def open_index(folder: Path, tracklets_per_camera: list[int]) -> TrainingIndex:
     starts = {name: values.ctypes.data - mapped.address for name, values in columns.items()}
     file = ColumnFile(path, starts)
     return TrainingIndex(camera_offsets=camera_offsets, file=file, **columns)
+
+
+def _refuse_compressed(mapped: pa.Buffer, path: Path) -> None:
+    """A few bytes of a compressed column can ask for any amount of memory, and pyarrow gives it before anybody can look.
+
+    Looks where Arrow's format has the field: Message.header (a RecordBatch).compression, of the second message in the file.
+    """
+    messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(mapped.slice(8)))
+    messages.read_next_message()  # the schema
+    data = messages.read_next_message().metadata.to_pybytes()
+
+    def number(kind: str, at: int) -> int:
+        return struct.unpack_from(kind, data, at)[0]
+
+    def field(table: int, place: int) -> int:
+        vtable = table - number("<i", table)
+        known = 4 + 2 * place < number("<H", vtable)
+        return table + number("<H", vtable + 4 + 2 * place) if known and number("<H", vtable + 4 + 2 * place) else 0
+
+    header = field(number("<I", 0), 2)
+    if field(header + number("<I", header), 3):
+        raise UserError(f"{path}: compressed, which an index never is; make the dataset again")
 
 
 def write_index(path: Path, columns: dict[str, np.ndarray]) -> None:

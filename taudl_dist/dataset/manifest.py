@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from taudl_dist.dataset.bounded import open_plain
 from taudl_dist.dataset.dataset import Dataset, open_dataset, read_info
 from taudl_dist.dataset.location import is_remote
 from taudl_dist.dataset.schema import MANIFEST_FILE, MANIFEST_SCHEMA
@@ -28,6 +29,8 @@ def read_manifest(dataset: str | Path | Dataset, *, splits: Sequence[str] = ("qu
     else:
         info, path = read_info(dataset), Path(dataset) / MANIFEST_FILE
     try:
+        open_plain(path).close()
+        _refuse_bomb(path)
         schema = pq.read_schema(path).remove_metadata()
         if schema != MANIFEST_SCHEMA:
             raise UserError(f"{path}: columns {schema.names}, expected {MANIFEST_SCHEMA.names}; make the dataset again")
@@ -46,3 +49,12 @@ def read_manifest(dataset: str | Path | Dataset, *, splits: Sequence[str] = ("qu
     if not pc.all(pc.is_finite(times_s), min_count=0).as_py() or (table["num_frames"].to_numpy() < 1).any():
         raise UserError(f"{path}: damaged (tracklets without a finite time or without images); make the dataset again")
     return table
+
+
+def _refuse_bomb(path: Path) -> None:
+    """A few kilobytes can hold thousands of millions of equal rows; those of a dataset have keys of their own."""
+    rows, size = pq.read_metadata(path).num_rows, path.stat().st_size
+    if rows > size:
+        raise UserError(
+            f"{path}: {rows} tracklets in {size} bytes; no command of taudl wrote that: make the dataset again"
+        )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from taudl_dist.dataset.bounded import EXTENT_BYTES
 from taudl_dist.dataset.coalesce import Extent
 from taudl_dist.dataset.dataset import Dataset
 from taudl_dist.dataset.shards import LocalShards, RemoteShards, Shards
@@ -95,6 +96,8 @@ class TrackletReader:
                 f"{self._where(extent)}: the tracklet's {length} bytes do not lie inside the file of {size} bytes; the"
                 " manifest and the shard do not belong together: run `taudl validate`, then make the dataset again"
             )
+        if extent.length > EXTENT_BYTES:
+            raise UserError(f"{self._where(extent)}: a tracklet of {length} bytes, expected at most {EXTENT_BYTES}")
         return extent
 
     def _jpegs(self, members: list[Member], extent: Extent) -> list[bytes]:

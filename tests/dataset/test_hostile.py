@@ -1,0 +1,70 @@
+"""A dataset folder that means harm costs a message, and neither memory nor time nor a file outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.dataset.hostile import CASES, ROOM_BYTES
+
+EXPECTED = {
+    "is a pipe": "not a plain file",
+    "never ends": "not a plain file|damaged|shard is missing",
+    "has a terabyte": "expected at most|damaged|cut off or replaced",
+    "is deep": "not readable",
+    "num_tracklets": "wrong type|count different tracklets|not readable as JSON",
+    "shard name": "not a plain file name",
+    "shard bytes": "wrong type|but dataset.json says|not readable as JSON",
+    "index offset": "do not lie inside|broken tar header",
+    "index length": "do not lie inside|broken tar header|larger than the tracklet",
+    "index shard": "the manifest names shard number",
+    "index num_frames": "num_frames differs",
+    "index is": "compressed, which an index never is",
+    "index claims": "rows, but|damaged",
+    "manifest is a bomb": "no command of taudl wrote that",
+    "an extent of half a gigabyte": "expected at most",
+    "members are": "a link, a device",
+    "a header": "broken tar header",
+    "a gzip bomb": "a broken tar header at byte 0",
+    "a long name": "a link, a device, or 1073741824 bytes",
+    "a sparse tar": "that no shard holds",
+    "JPEGs of 65500": "expected 1 to 67108864 pixels|does not decode",
+    "JPEGs of 0": "does not decode",
+    "PNGs": "does not decode",
+    "deep JSON": "do not form one tracklet",
+}
+"""Beginning or end of a case's name -> what its message says."""
+
+
+@pytest.fixture(scope="module")
+def outcomes(unchanged_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+    work = tmp_path_factory.mktemp("hostile")
+    command = [sys.executable, "-m", "tests.dataset.hostile", str(unchanged_path), str(work)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    return {outcome["case"]: outcome for outcome in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.slow
+def test_every_attack_ends_in_a_message(outcomes: dict[str, dict[str, object]]) -> None:
+    assert set(outcomes) == set(CASES)
+    wrong = {name: one["came"] for name, one in outcomes.items() if not str(one["came"]).startswith("UserError: ")}
+    assert wrong == {}
+    for name, one in outcomes.items():
+        known = [text for part, text in EXPECTED.items() if name.startswith(part) or name.endswith(part)]
+        assert not known or any(re.search(text, str(one["came"])) for text in known), (name, one["came"])
+    assert not list(Path("/tmp").glob("*.000000000.jpg"))
+
+
+@pytest.mark.slow
+def test_no_attack_takes_much_memory(outcomes: dict[str, dict[str, object]]) -> None:
+    """The most is an image of 64 megapixels, which training would take too."""
+    greedy = {name: one["bytes"] for name, one in outcomes.items() if int(str(one["bytes"])) > ROOM_BYTES // 2}
+    assert greedy == {}
