@@ -49,6 +49,7 @@ def ray_session(*, cpus: int) -> Iterator[Any]:
         return
     with contextlib.ExitStack() as private:
         if not address:
+            _look_for_the_token_again()
             private.enter_context(_loopback())
         place = address or private.enter_context(_private_cluster(cpus))
         ray.init(address=place, **_QUIET)
@@ -91,6 +92,14 @@ def _private_cluster(cpus: int) -> Iterator[str]:
         if node:
             node.kill_all_processes(check_alive=False, allow_graceful=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _look_for_the_token_again() -> None:
+    """Ray reads mode and token when it is imported, which may have been before they were set."""
+    from ray import _raylet
+
+    _raylet.Config.initialize("")  # type: ignore[attr-defined]  # compiled
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

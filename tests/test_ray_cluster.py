@@ -12,6 +12,7 @@ import pytest
 
 SCRIPT = """
 import time
+import ray  # before the session sets mode and token, as training does
 from taudl_dist.ray_cluster import ray_session
 with ray_session(cpus=1) as ray:
     with ray_session(cpus=1) as same:  # an inner session is the outer one
