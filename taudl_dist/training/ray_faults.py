@@ -20,6 +20,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerCallback, WorkerGroupCallback
 
 from taudl_dist.errors import UserError
+from taudl_dist.progress import clean
 from taudl_dist.training.run_folder import Overtaken, RunFolder, write_text
 from taudl_dist.training.saved import newest, step_of
 
@@ -209,7 +210,7 @@ class Requests:
 def append(path: Path, line: str) -> None:
     """Adds a line to a log."""
     with path.open("a") as file:
-        file.write(line + "\n")
+        file.write(clean(line) + "\n")
 
 
 def newest_step(run: RunFolder) -> int:

@@ -1,4 +1,4 @@
-"""What `taudl status` tells of runs that go on, ended, were killed, or are no runs; and of a dataset that is being made."""
+"""What `taudl status` tells of runs that go on, ended, were killed, or are no runs."""
 
 from __future__ import annotations
 
@@ -195,21 +195,3 @@ def test_it_needs_neither_torch_nor_ray_nor_mlflow(run: Path) -> None:
     code = f"import sys; from taudl_dist.cli import main; main(['status', {str(run)!r}]); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "ray", "mlflow"} & set(done.stdout.split())
-
-
-def test_a_dataset_that_is_being_made(tmp_path: Path, capsys: Any) -> None:
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "plan.json").write_text(json.dumps({"units": [{}] * 10}))
-    for number in range(4):
-        ok = tmp_path / "shards" / f"cam-{number:05d}.ok.json"
-        ok.write_text("{}")
-        os.utime(ok, (time.time() - 60 * (4 - number),) * 2)
-    assert main(["status", str(tmp_path), "--json"]) == 0
-    state = json.loads(capsys.readouterr().out)
-    assert (state["state"], state["done"], state["units"]) == ("unfinished", 4, 10)
-    assert state["left_s"] == pytest.approx(360, rel=0.01)
-    assert main(["status", str(tmp_path)]) == 0
-    assert "4 of 10 units done" in capsys.readouterr().out
-    (tmp_path / "plan.json").write_text("[" * 100_000)
-    assert main(["status", str(tmp_path)]) == 1
-    assert "damaged" in capsys.readouterr().err
