@@ -105,6 +105,8 @@ def label_free(
 ) -> LabelFree:  # fmt: skip
     """The report of a model on the training tracklets of a dataset.
 
+    Memory holds three features a tracklet, 2.5 GB for 10^5 of length 2,048; never a distance for each pair.
+
     Args:
         frames: evenly spaced frames of a tracklet; 0 takes all.
         at_most: about so many tracklets, evenly spaced within each camera; 0 takes all.
