@@ -13,7 +13,9 @@ Item = TypeVar("Item")
 _INTERVAL_S = 5.0
 
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=password=)[^&\s]+|(?<=[?&]token=)[^&\s]+", re.IGNORECASE)
+_CREDENTIALS = re.compile(
+    r"(?<=://)(?:[^/@\s]+|[^/@\s]*:[^@\s]*)(?=@)|(?<=password=)[^&\s]+|(?<=[?&]token=)[^&\s]+", re.IGNORECASE
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 

@@ -22,7 +22,8 @@ from taudl_dist.errors import UsageError
 from taudl_dist.progress import log
 
 _SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
-_PASSWORD = re.compile(r"//[^/@]*:[^/@]*@|[?&]password=")
+_PASSWORD = re.compile(r"^https?://[^/]*@|^(?!https?:|sqlite)[^:]*://[^@]*:[^@]*@|[?&](password|token)=", re.IGNORECASE)
+"""Anything before the host of a server, which may be a token; of a database what stands between `:` and `@`, `/` included."""
 _MAX_METRICS = 1000
 """MLflow takes no more in one batch."""
 _PAUSES_S = (10, 30, 60, 300)

@@ -181,6 +181,7 @@ def test_weights_that_mean_harm_are_refused(tmp_path: Path) -> None:
         ("at http://ann:secret@host:5000/x", "at http://***@host:5000/x"),
         ("postgresql+psycopg://ann:s%40cret@db/mlflow failed", "postgresql+psycopg://***@db/mlflow failed"),
         ("https://token-only@host", "https://***@host"),
+        ("postgresql://ann:se/cret@db/mlflow", "postgresql://***@db/mlflow"),
         ("mysql://db/x?user=ann&password=secret&ssl=1", "mysql://db/x?user=ann&password=***&ssl=1"),
         ("two: a://b:c@d e://f:g@h", "two: a://***@d e://***@h"),
         ("mail ann@host and s3://bucket/a@b", "mail ann@host and s3://bucket/a@b"),
@@ -204,13 +205,35 @@ def test_errors_are_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "taudl train: error: no answer from http://***@host\n"
 
 
-def test_a_run_is_refused_whose_address_holds_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://ann:secret@host:5000",
+        "https://secret@host",
+        "HTTPS://secret@host",
+        "postgresql://ann:secret@db/mlflow",
+        "postgresql+psycopg://ann:se/secret@db/mlflow",
+        "mysql://db/mlflow?user=ann&password=secret",
+    ],
+)
+def test_a_run_is_refused_whose_address_holds_a_password(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from taudl_dist import tracking
     from taudl_dist.config import Config, TrackingConfig
 
-    uri = "http://ann:secret@host:5000"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     for config in (Config(out=str(tmp_path)), Config(out=str(tmp_path), tracking=TrackingConfig(uri=uri))):
         with pytest.raises(UsageError) as refused:
             tracking.tracking_uri(config)
         assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://host:5000/a@b", "postgresql://ann@db:5432/mlflow", "sqlite:////a:b@c/mlflow.db"]
+)
+def test_other_addresses_are_taken(uri: str, tmp_path: Path) -> None:
+    from taudl_dist import tracking
+    from taudl_dist.config import Config, TrackingConfig
+
+    assert tracking.tracking_uri(Config(out=str(tmp_path), tracking=TrackingConfig(uri=uri))) == uri
