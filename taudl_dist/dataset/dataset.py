@@ -154,7 +154,10 @@ def _check_info(info: dict[str, Any], where: str) -> None:
     try:
         typed = [
             isinstance(info["digest"], str),
-            all(isinstance(c["name"], str) and _is_count(c["num_tracklets"]) for c in info["cameras"]),
+            all(
+                isinstance(c["name"], str) and len(c["name"]) <= _MOST_NAME and _is_count(c["num_tracklets"])
+                for c in info["cameras"]
+            ),
             all(_is_count(s["bytes"]) and isinstance(s["sha256"], str) for s in info["shards"]),
             all(_is_count(info["splits"][split]["tracklets"]) for split in SPLITS),
         ]
@@ -168,6 +171,10 @@ def _check_info(info: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}: a field has the wrong type, or a name stands in it twice; make the dataset again")
     if sum(camera["num_tracklets"] for camera in info["cameras"]) != info["splits"]["train"]["tracklets"]:
         raise UserError(f"{where}: its cameras and its split `train` count different tracklets; make the dataset again")
+
+
+_MOST_NAME = 255
+"""Characters of a camera's name, as of the file it is named after."""
 
 
 def _is_count(value: Any) -> bool:

@@ -11,15 +11,23 @@ from pathlib import Path
 
 import pytest
 
+from data_tools.shards import ImportTracklet, write_dataset
+from tests.dataset.conftest import jpeg
 from tests.dataset.hostile import CASES, ROOM_BYTES
 
 EXPECTED = {
-    "is a pipe": "not a plain file",
+    "is a pipe": "not a plain file|this shard is missing",
     "never ends": "not a plain file|damaged|shard is missing",
     "has a terabyte": "expected at most|damaged|cut off or replaced",
     "is deep": "not readable",
     "num_tracklets": "wrong type|count different tracklets|not readable as JSON",
     "shard name": "not a plain file name",
+    "shard file": "not a plain file name",
+    "camera name": "wrong type|digest of the content|can't encode",
+    "manifest start_s": "damaged",
+    "manifest shard": "names a shard number that does not exist",
+    "manifest split": "but dataset.json counts",
+    "manifest num_frames": "damaged",
     "shard bytes": "wrong type|but dataset.json says|not readable as JSON",
     "index offset": "do not lie inside|broken tar header",
     "index length": "do not lie inside|broken tar header|larger than the tracklet",
@@ -42,10 +50,22 @@ EXPECTED = {
 """Beginning or end of a case's name -> what its message says."""
 
 
+def small_dataset(folder: Path) -> Path:
+    """Two cameras of two training tracklets, one query, one gallery; two images each."""
+    places = [("a", "train"), ("a", "train"), ("b", "train"), ("b", "train"), ("a", "query"), ("b", "gallery")]
+    tracklets = [
+        ImportTracklet(
+            camera=camera, split=split, name=str(number), frames=[(0, jpeg(number)), (9, jpeg(9))], person_id=1
+        )
+        for number, (camera, split) in enumerate(places)
+    ]
+    return write_dataset(folder, tracklets, settings={}, source={})
+
+
 @pytest.fixture(scope="module")
-def outcomes(unchanged_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
     work = tmp_path_factory.mktemp("hostile")
-    command = [sys.executable, "-m", "tests.dataset.hostile", str(unchanged_path), str(work)]
+    command = [sys.executable, "-m", "tests.dataset.hostile", str(small_dataset(work / "dataset")), str(work)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
