@@ -10,10 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from data_tools.atomic import TEMPORARY
+from data_tools.crop_tables import CropTables
 from data_tools.folder import Folder, write_json
 from data_tools.forgotten import from_json, read_drops
 from data_tools.plan import FORMAT, VERSION, Plan, make_plan
@@ -115,7 +113,7 @@ def _plan(
             drops=[from_json(drop["forget"]) for drop in read_drops(out)],
         )  # fmt: skip
     elif failed != before["failed"]:
-        made = Plan(content={**before, "failed": failed}, crops={})
+        made = Plan(content={**before, "failed": failed}, crops=CropTables())
     else:
         made = None
     plan = made.content if made else before
@@ -199,11 +197,5 @@ def write_plan(out: Folder, plan: Plan) -> None:
     if PLAN_FILE not in out.names():
         out.remove_part(PLAN_DIR)
     out.prepare([PLAN_DIR])
-    for _ in out.map(lambda unit: _write_crops(out, unit, plan.crops[unit]), plan.crops):
-        pass
+    out.take({f"{PLAN_DIR}/{unit}.parquet": plan.crops.path(unit) for unit in plan.crops})
     write_json(out, PLAN_FILE, plan.content)
-
-
-def _write_crops(out: Folder, unit: str, crops: pa.Table) -> None:
-    with out.whole_file(f"{PLAN_DIR}/{unit}.parquet") as temporary:
-        pq.write_table(crops, temporary)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from data_tools.corpus import read_state, units_to_do
 from data_tools.corpus_plan import Inputs, Policy, plan_corpus
+from data_tools.crop_tables import CropTables
 from data_tools.crops import encode_crop
 from data_tools.folder import open_folder
 from data_tools.plan import log_plan
@@ -78,7 +79,7 @@ def _frames(unit: dict[str, Any]) -> int:
 
 
 def _measure(
-    crops: dict[str, pa.Table], todo: list[dict[str, Any]], sources: Sources, settings: ShardSettings
+    crops: CropTables, todo: list[dict[str, Any]], sources: Sources, settings: ShardSettings
 ) -> dict[str, float]:
     """Frames decoded a second, with their crops, and bytes of a crop in its tar."""
     videos = {one.name: one.source for one in sources.recordings}

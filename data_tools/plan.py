@@ -18,12 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_tools.crop_tables import CropTables
 from data_tools.forgotten import Forget, without_forgotten
 from data_tools.recordings import Recording
 from data_tools.selection import REASONS, Selection, largest_overlap, select_crops
 from data_tools.shard_writer import tracklet_key
 from data_tools.sources import ShardSettings, Sources, noting
-from data_tools.sstt import estimate_interval, sample_tracklets
+from data_tools.sstt import TRACKLETS_SCHEMA, estimate_interval, sample_tracklets
+from data_tools.tracks import rows_by_camera
 from data_tools.truth import Visit, read_truth
 from data_tools.unit_cut import CROPS_SCHEMA, PURPOSES, Unit, cut_units, with_routes
 from data_tools.video import VideoInfo, index_frames
@@ -40,7 +42,7 @@ class Plan:
     """`content` is plan.json; `crops` holds the table of each unit that is new."""
 
     content: dict[str, Any]
-    crops: dict[str, pa.Table]
+    crops: CropTables
 
 
 def make_plan(
@@ -76,33 +78,45 @@ def make_plan(
     sampled = sample_tracklets(_joined(training), interval_s=interval_s, min_distance=settings.min_distance)
     failed = dict(failed or {})
     planner = _Planner(
-        sources=sources, settings=settings, training=training, sampled=sampled, interval_s=interval_s, drops=drops
-    )
-    parts: dict[str, _Part] = {}
-    for one in progress(recordings, "plan", unit="video"):
-        with noting(failed, one.name):
-            parts[one.name] = planner.plan(one)
-    made = [one for one in recordings if one.name in parts]
-    units = _units(made, parts, settings, before)
+        sources=sources, settings=settings, training=training, sampled=rows_by_camera(sampled), interval_s=interval_s, drops=drops
+    )  # fmt: skip
+    made: list[Recording] = []
+    units: list[dict[str, Any]] = []
+    dropped: dict[str, Counter[str]] = {}
+    crops, taken = CropTables(), _taken(before)
+    for camera, group in groupby(progress(recordings, "plan", unit="video"), lambda one: one.camera):
+        parts: dict[str, _Part] = {}
+        own = list(group)
+        for one in own:
+            with noting(failed, one.name):
+                parts[one.name] = planner.plan(one)
+        own = [one for one in own if one.name in parts]
+        if not own:
+            continue
+        _check_not_empty(camera, list(parts.values()), is_known=_is_known(camera, before))
+        tables = [part.crops for part in parts.values()]
+        for unit in cut_units(camera, tables, own, settings=settings, taken=taken):
+            units.append(_described(unit, request, identities))
+            crops.add(unit.name, unit.crops)
+        made += own
+        dropped[camera] = sum((Counter(part.dropped) for part in parts.values()), Counter())
     content = {
         "format": FORMAT,
         "version": VERSION,
         "request": request,
         "interval_s": interval_s,
-        "cameras": _cameras(made, parts, before),
+        "cameras": _cameras(dropped, before),
         "recordings": {
             **(before["recordings"] if before else {}),
             **{one.name: _describe(one, identities) for one in made},
         },
         "units": sorted(
-            [*(before["units"] if before else []), *(_described(unit, request, identities) for unit in units)],
+            [*(before["units"] if before else []), *units],
             key=_order,
         ),
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return Plan(
-        content={**content, "failed": failed, "digest": digest}, crops={unit.name: unit.crops for unit in units}
-    )
+    return Plan(content={**content, "failed": failed, "digest": digest}, crops=crops)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +134,7 @@ class _Planner:
     sources: Sources
     settings: ShardSettings
     training: dict[str, pa.Table]
-    sampled: pa.Table
+    sampled: dict[str, pa.Table]
     interval_s: float
     drops: Sequence[Forget]
 
@@ -128,7 +142,7 @@ class _Planner:
         """The crops of one recording, without any knowledge of the others."""
         _check_frames(self.sources.tracks[recording.name], recording.video)
         tracks = self.training[recording.name]
-        labels = self.sampled.filter(pc.equal(self.sampled["camera"], recording.name))
+        labels = self.sampled.get(recording.name, TRACKLETS_SCHEMA.empty_table())
         crops, dropped = self._training_crops(recording, tracks, labels)
         if self.sources.truth:
             truth = read_truth(self.sources.truth, recording.video, recording.camera)
@@ -250,20 +264,13 @@ def _crops(
     return pa.table({name: columns[name] for name in CROPS_SCHEMA.names}, schema=CROPS_SCHEMA)
 
 
-def _units(
-    made: list[Recording], parts: dict[str, _Part], settings: ShardSettings, before: dict[str, Any] | None
-) -> list[Unit]:
+def _taken(before: dict[str, Any] | None) -> dict[tuple[str, str, float], int]:
+    """The first free number by (camera, purpose, window)."""
     taken: dict[tuple[str, str, float], int] = {}
     for unit in before["units"] if before else []:
         place = (unit["camera"], unit["purpose"], unit["window"])
         taken[place] = max(taken.get(place, 0), unit["number"] + 1)
-    units = []
-    for camera, group in groupby(made, lambda one: one.camera):
-        recordings = list(group)
-        tables = [parts[one.name].crops for one in recordings]
-        _check_not_empty(camera, [parts[one.name] for one in recordings], is_known=_is_known(camera, before))
-        units += cut_units(camera, tables, recordings, settings=settings, taken=taken)
-    return units
+    return taken
 
 
 def _is_known(camera: str, before: dict[str, Any] | None) -> bool:
@@ -283,12 +290,11 @@ def _check_not_empty(camera: str, parts: list[_Part], *, is_known: bool) -> None
     )
 
 
-def _cameras(made: list[Recording], parts: dict[str, _Part], before: dict[str, Any] | None) -> list[dict[str, Any]]:
-    dropped: dict[str, Counter[str]] = (
-        {one["name"]: Counter(one["dropped"]) for one in before["cameras"]} if before else {}
-    )
-    for one in made:
-        dropped.setdefault(one.camera, Counter()).update(parts[one.name].dropped)
+def _cameras(new: dict[str, Counter[str]], before: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Cameras and what fell away in them, with what fell away before."""
+    dropped = {one["name"]: Counter(one["dropped"]) for one in before["cameras"]} if before else {}
+    for name, counts in new.items():
+        dropped.setdefault(name, Counter()).update(counts)
     return [
         {"name": name, "dropped": {r: dropped[name][r] for r in REASONS}} for name in sorted(dropped, key=camera_order)
     ]

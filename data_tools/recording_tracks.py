@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_tools.recordings import Recording, VideoFile
-from data_tools.tracks import TRACK_SUFFIXES, TRACKS_SCHEMA, is_blank, is_label_folder, read_tracks
+from data_tools.tracks import TRACK_SUFFIXES, TRACKS_SCHEMA, is_blank, is_label_folder, read_tracks, rows_by_camera
 from taudl_dist.errors import UserError
 
 Tables = dict[str, pa.Table]
@@ -76,7 +76,8 @@ def _by_camera(
         f" video: {some(without_video)}. Expected <camera>.mp4 and <camera>.txt of the same names; rename or remove what has no"
         " partner"
     )
-    tables = {one.name: table.filter(pc.equal(table["camera"], one.camera)) for one in recordings}
+    rows = rows_by_camera(table)
+    tables = {one.name: rows.get(one.camera, TRACKS_SCHEMA.empty_table()) for one in recordings}
     return tables, dict.fromkeys([*without_tracks, *without_video], problem)
 
 

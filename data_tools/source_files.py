@@ -21,7 +21,7 @@ from taudl_dist.dataset.storage import Storage
 from taudl_dist.errors import UserError
 
 _FIRST_BYTES = 256 * 2**10
-_MOST_BYTES = 8 * 2**20
+_MOST_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True)

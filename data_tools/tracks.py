@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from data_tools.camera_name import camera_name
@@ -20,7 +21,7 @@ from taudl_dist.errors import UsageError, UserError
 from taudl_dist.progress import log
 
 __all__ = [
-    "FORMATS", "TRACKS_SCHEMA", "TRACK_SUFFIXES", "is_blank", "is_label_folder", "read_tracks", "without_tracks", "write_mot",
+    "FORMATS", "TRACKS_SCHEMA", "TRACK_SUFFIXES", "is_blank", "is_label_folder", "read_tracks", "rows_by_camera", "without_tracks", "write_mot",
 ]  # fmt: skip
 
 FORMATS: dict[str, Callable[[Path, Hints], Rows]] = {
@@ -83,6 +84,16 @@ def read_tracks(
     if format == "auto" and announce:
         log(f"{path}: read as {name} tracks")
     return _read_one(path, name, hints)
+
+
+def rows_by_camera(table: pa.Table) -> dict[str, pa.Table]:
+    """The rows of each camera, in the order they have; in one pass, for there may be thousands of cameras."""
+    camera = table["camera"].combine_chunks().dictionary_encode()
+    code = camera.indices.to_numpy(zero_copy_only=False)
+    order = np.argsort(code, kind="stable")
+    table, bounds = table.take(order), np.searchsorted(code[order], np.arange(len(camera.dictionary) + 1)).tolist()
+    names = camera.dictionary.to_pylist()
+    return {name: table.slice(begin, end - begin) for name, begin, end in zip(names, bounds[:-1], bounds[1:])}
 
 
 def without_tracks(tracks: str | Path, cameras: Collection[str]) -> list[str]:

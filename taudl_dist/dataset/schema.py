@@ -86,7 +86,9 @@ def _hash_column(total: Any, column: pa.ChunkedArray, kind: pa.DataType) -> None
         lengths = pc.binary_length(column)
         total.update(lengths.to_numpy().astype("<i8").tobytes())
         for chunk in column.chunks:
-            total.update("".join(chunk.to_pylist()).encode())
+            offsets = np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+            if len(chunk) and chunk.buffers()[2]:
+                total.update(chunk.buffers()[2][int(offsets[0]) : int(offsets[-1])])
         return
     if column.null_count:
         total.update(np.packbits(column.is_null().to_numpy()).tobytes())
@@ -107,7 +109,7 @@ def shard_name(name: Any, where: str) -> str:
     """
     if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
         raise UserError(
-            f"{where}: shard name {name!r} is not a plain file name like cam1-00000.tar; the file is damaged or was not"
+            f"{where}: shard name {str(name)[:80]!r} is not a plain file name like cam1-00000.tar; the file is damaged or was not"
             " written by taudl: make the dataset again"
         )
     return name

@@ -68,7 +68,7 @@ def test_reading_in_order_takes_ever_larger_ranges(remote, object_store):
         pass
     file.close()
     assert object_store.sent_bytes == len(data)
-    assert sum(n for (method, _), n in object_store.requests.items() if method == "GET") <= 8
+    assert sum(n for (method, _), n in object_store.requests.items() if method == "GET") <= 14
 
 
 def test_a_jump_does_not_cost_the_whole_file(remote, object_store):

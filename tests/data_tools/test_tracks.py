@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from pyarrow import csv, parquet
 
-from data_tools.tracks import FORMATS, TRACKS_SCHEMA, read_tracks, write_mot
+from data_tools.tracks import FORMATS, TRACKS_SCHEMA, read_tracks, rows_by_camera, write_mot
 from taudl_dist.errors import UsageError, UserError
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "mot15" / "TUD-Campus"
@@ -295,3 +296,12 @@ def test_real_sequence(name: str, num_rows: int, num_tracks: int) -> None:
     assert table.num_rows == num_rows
     assert len(table["track"].unique()) == num_tracks
     assert (table["frame"].to_numpy().min(), table["frame"].to_numpy().max()) == (0, 70)
+
+
+@pytest.mark.parametrize("cameras", [[], ["a"], ["b", "a", "b", "b", "c", "a"]])
+def test_rows_by_camera(cameras):
+    table = pa.table({"camera": pa.array(cameras, pa.string()), "row": list(range(len(cameras)))})
+    found = rows_by_camera(table)
+    assert set(found) == set(cameras)
+    for name, rows in found.items():
+        assert rows.equals(table.filter(pc.equal(table["camera"], name)))

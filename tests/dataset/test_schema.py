@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from taudl_dist.dataset import dataset_digest
-from taudl_dist.dataset.schema import MANIFEST_SCHEMA
+from taudl_dist.dataset.schema import MANIFEST_SCHEMA, hash_table
 
 ROW = {
     "camera": "cam1", "label": 0, "split": "train", "key": "cam1-00", "shard": 0, "offset": 0, "length": 2048,
@@ -55,3 +58,19 @@ def test_strings_cannot_slide_into_each_other():
     one = [{**ROW, "key": "ab"}, {**ROW, "key": "c"}]
     other = [{**ROW, "key": "a"}, {**ROW, "key": "bc"}]
     assert digest(one) != digest(other)
+
+
+@pytest.mark.parametrize("values", [[], [""], ["a", "", "bc"], ["é", "日本", "x"] * 3])
+def test_strings_hash_alike_however_they_lie_in_memory(values):
+    """Against lengths and joined bytes, the obvious way; as one chunk, many, a slice, and with dictionary-free copies."""
+    expected = hashlib.sha256(b"s\0")
+    expected.update(np.array([len(value.encode()) for value in values], "<i8").tobytes() + "".join(values).encode())
+    padded = pa.array(["zzz", *values, "yy"]).slice(1, len(values))
+    for column in (
+        pa.chunked_array([values], pa.string()),
+        pa.chunked_array([[value] for value in values], pa.string()),
+        pa.chunked_array([padded, padded.slice(0, 0)]),
+    ):
+        total = hashlib.sha256()
+        hash_table(total, pa.table({"s": column}))
+        assert total.hexdigest() == expected.hexdigest()
