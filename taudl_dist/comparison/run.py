@@ -12,9 +12,10 @@ import numpy as np
 
 from taudl_dist.config import Config, flatten, load_yaml, to_dict
 from taudl_dist.errors import UserError
+from taudl_dist.evaluation.measure import RANKED, UNLABELLED
 
 LOSSES = ("loss", "pctd", "ccta")
-FOLLOWED = ("rank1", "mAP", "label_free/within_camera_accuracy")
+FOLLOWED = ("rank1", RANKED, UNLABELLED)
 """Evaluations whose course over the steps is of interest."""
 DIGEST_LENGTH = 36
 """Characters of a dataset's digest that are compared; MLflow keeps no more of an evaluation's."""

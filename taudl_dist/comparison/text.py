@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taudl_dist.comparison.compare import Comparison, numbers
+from taudl_dist.comparison.run import FOLLOWED
+from taudl_dist.evaluation.label_free import PREFIX
 
 Table = list[list[str]]
 """Rows of cells, the first row the titles."""
@@ -33,7 +35,7 @@ def as_text(comparison: Comparison) -> str:
 
 
 def _runs(comparison: Comparison) -> Table:
-    names = comparison.number_names
+    names = _shown(comparison.number_names)
     rows = [["run", "status", "steps", *map(_title, names)]]
     for run in comparison.runs:
         own = numbers(run)
@@ -52,7 +54,7 @@ def _differences(comparison: Comparison) -> Table:
 
 
 def _groups(comparison: Comparison) -> Table:
-    names = comparison.number_names
+    names = _shown(comparison.number_names)
     rows = [["group", "runs", *map(_title, names)]]
     for group in comparison.groups:
         cells = []
@@ -65,8 +67,13 @@ def _groups(comparison: Comparison) -> Table:
     return rows
 
 
+def _shown(names: Sequence[str]) -> list[str]:
+    """Without the numbers of the report without labels that only explain; JSON has them all."""
+    return [name for name in names if not name.startswith(PREFIX) or name.split(" ")[0] in FOLLOWED]
+
+
 def _title(name: str) -> str:
-    first, *rest = name.removeprefix("label_free/").split(" ", 1)
+    first, *rest = name.removeprefix(PREFIX).split(" ", 1)
     return " ".join([_NAMES.get(first, first), *rest])
 
 
