@@ -20,6 +20,8 @@ from taudl_dist.training.saved import newest, step_of
 _TAIL_BYTES = 64 * 1024
 _RECENT_STEPS = 50
 _NOTICES = 5
+_BEGINNING_S = 60
+"""Between run.json and the first sign of life, while MLflow takes up the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +143,8 @@ def _judge(run: RunFolder, info: dict[str, Any], beats: list[Beat], *, steps: in
     heard = [beat for beat in beats if not beat.is_silent and not beat.has_ended]
     who = f"pid {driver.get('pid')} on {driver.get('host')}"
     is_driven = bool(driver) and driver["age_s"] < SILENT_S + 3 * INTERVAL_S
+    if not driver and not beats and now - (run.path / "run.json").stat().st_mtime < _BEGINNING_S:
+        return "running", "it has just been begun"
     if not is_driven and not heard:
         seen = f"its driver ({who}) was last seen {driver['age_s']:.0f} s ago" if driver else "nobody drives it"
         return "interrupted", f"{seen}: killed, or its machine is gone; {again}"

@@ -114,6 +114,12 @@ def test_a_killed_run_and_one_that_is_being_started(run: Path) -> None:
     assert "--resume" in state.why
     driver(run)
     assert "being started" in run_state(run).why
+    for path in (run / "workers").iterdir():
+        path.unlink()
+    assert run_state(run).why == "it has just been begun"
+    os.utime(run / "run.json", (time.time() - 100,) * 2)
+    assert run_state(run).state == "interrupted"
+    driver(run)
     assert run_state(run).state == "running"
 
 
