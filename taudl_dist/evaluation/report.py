@@ -143,7 +143,7 @@ def _ranked_parts(result: Mapping[str, Any], ranking: Ranking, reader: TrackletR
 def _unlabelled_part(report: LabelFree) -> Part:
     note = (
         f"Of {report.counts.sum():,} training tracklets; no identity is read. Compare these numbers between checkpoints and runs on one"
-        f" dataset; alone they do not say how good a model is. {WORTH} Training drew its frames from both halves of a tracklet, so this"
+        f" dataset, at the same number of frames; alone they do not say how good a model is. {WORTH} Training drew its frames from both halves of a tracklet, so this"
         " accuracy is that of a fit, not of a test: once it stands near 100 % it tells nothing more."
     )
     rows = "".join(
