@@ -21,6 +21,8 @@ class ShardArgs:
 
     Interrupted, it goes on when it is run again with the same flags. The result does not depend on --workers.
     A camera of many files with gaps is a folder: videos/<camera>/*.mp4; see also --starts and --start-pattern.
+    Videos, tracks and output may each lie in an object store: s3://bucket/folder or gs://bucket/folder, credentials as its own tools
+    take them.
     Example: taudl shard --videos videos --tracks tracks --out dataset --interval-s auto --min-distance 50
     """
 
@@ -35,7 +37,7 @@ class ShardArgs:
     min_distance: float = 0.0
     """Pixels between the centres of tracklets sampled at one instant; 0 takes all."""
     workers: int = 1
-    """Processes; more than one runs as Ray tasks, here or on the cluster of RAY_ADDRESS."""
+    """Processes that make units; more than one runs as Ray tasks, here or on the cluster of RAY_ADDRESS."""
     format: str = "auto"
     """Format of the tracks: auto, mot, supervision, ultralytics, coco, csv, parquet."""
     frame_base: int | None = None

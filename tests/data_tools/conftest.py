@@ -17,16 +17,19 @@ WALK = 30  # frames one person is in view
 BOX = (20, 40)  # width, height of a person
 
 
+def run_here(tasks):
+    """Stands for `run_beside`."""
+    from data_tools.units import UnitResult, unit_steps
+
+    for task in tasks:
+        for step in unit_steps(task):
+            yield from [(task, step)] if isinstance(step, UnitResult) else [(task, None)] * step
+
+
 @pytest.fixture(autouse=True)
 def units_in_this_process(request, monkeypatch) -> None:
     """Units are made in the process of the test, where they can be disturbed, unless it asks for `beside`."""
     import data_tools.corpus
-    from data_tools.units import UnitResult, unit_steps
-
-    def run_here(tasks):
-        for task in tasks:
-            for step in unit_steps(task):
-                yield from [(task, step)] if isinstance(step, UnitResult) else [(task, None)] * step
 
     if "beside" not in request.fixturenames:
         monkeypatch.setattr(data_tools.corpus, "run_beside", run_here)
