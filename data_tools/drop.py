@@ -27,6 +27,7 @@ from data_tools.finalize import finalize
 from data_tools.folder import LocalFolder
 from data_tools.forgotten import DROPS_FILE, Forget, from_json, read_drops, without_forgotten
 from data_tools.shard_writer import FRAGMENT_SCHEMA, commit_unit, index_line, index_text
+from data_tools.source_files import shown
 from data_tools.units import PLAN_DIR
 from taudl_dist.dataset import is_remote, read_manifest
 from taudl_dist.dataset.dataset import read_info
@@ -100,7 +101,7 @@ def resume_drop(folder: str | Path) -> dict[str, Any]:
 def _refuse_remote(folder: str | Path) -> None:
     if is_remote(folder):
         raise UserError(
-            f"{folder}: an object store may keep old versions, so nothing is forgotten there for certain; drop from a local copy, upload"
+            f"{shown(folder)}: an object store may keep old versions, so nothing is forgotten there for certain; drop from a local copy, upload"
             " that, and delete the old one with its versions"
         )
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_tools.recordings import Recording, VideoFile
+from data_tools.source_files import shown
 from data_tools.tracks import TRACK_SUFFIXES, TRACKS_SCHEMA, is_blank, is_label_folder, read_tracks, rows_by_camera
 from taudl_dist.errors import UserError
 
@@ -72,7 +73,7 @@ def _by_camera(
     without_tracks = sorted({one.camera for one in recordings} - tracked)
     without_video = sorted(tracked - {file.camera for file in files})
     problem = (
-        f"videos in {videos} and tracks in {tracks} do not match: video without tracks: {some(without_tracks)}; tracks without"
+        f"videos in {shown(videos)} and tracks in {tracks} do not match: video without tracks: {some(without_tracks)}; tracks without"
         f" video: {some(without_video)}. Expected <camera>.mp4 and <camera>.txt of the same names; rename or remove what has no"
         " partner"
     )

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from data_tools.camera_name import camera_name
-from data_tools.source_files import Source, list_files
+from data_tools.source_files import Source, list_files, shown
 from data_tools.video import VIDEO_SUFFIXES, VideoInfo
 from taudl_dist.errors import UsageError, UserError
 
@@ -88,7 +88,7 @@ def find_video_files(folder: str | Path, *, starts: str = "", start_pattern: str
     """
     if starts and start_pattern:
         raise UsageError("found --starts and --start-pattern; expected one of them to tell when the files begin")
-    files = list_files(folder)
+    files, folder = list_files(folder), shown(folder)
     if starts:
         found = _from_table(folder, files, Path(starts))
     elif start_pattern:

@@ -68,6 +68,11 @@ def list_files(folder: str | Path) -> dict[PurePosixPath, Source]:
     return dict(sorted(found_here.items()))
 
 
+def shown(folder: str | Path) -> str:
+    """How messages name a folder: without a URI's options."""
+    return str(folder).partition("?")[0] if is_remote(folder) else str(folder)
+
+
 def read_range(source: Source, offset: int, length: int) -> bytes:
     """Bytes of a file; fewer where it ends before."""
     if isinstance(source, RemoteFile):
