@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from data_tools.commits import FRAGMENTS_DIR, OK
 from data_tools.folder import Folder, write_json
+from taudl_dist.dataset.bounded import EXTENT_BYTES
 from taudl_dist.dataset.schema import MANIFEST_SCHEMA, SHARDS_DIR
 from taudl_dist.errors import UserError
 
@@ -113,10 +114,20 @@ def _write_tar(path: Path, tracklets: Iterable[ShardTracklet]) -> tuple[list[dic
             members = _members(tracklet)
             writer.write({"__key__": tracklet.key, **members})
             length = writer.tarstream.offset - offset
+            _check_length(tracklet, length)
             sizes = {extension: len(content) for extension, content in members.items()}
             samples.append(index_line(tracklet.key, sizes, offset))
             rows += [_row(tracklet, split, offset, length) for split in tracklet.splits]
     return rows, index_text(samples)
+
+
+def _check_length(tracklet: ShardTracklet, length: int) -> None:
+    """What readers would refuse is not written."""
+    if length > EXTENT_BYTES:
+        raise UserError(
+            f"tracklet {tracklet.key} of camera {tracklet.camera!r}: {len(tracklet.images)} images of {length / 1e6:.0f} MB, and readers"
+            f" take at most {EXTENT_BYTES / 1e6:.0f} MB a tracklet; give fewer or smaller images"
+        )
 
 
 def index_text(lines: list[str]) -> str:

@@ -73,6 +73,13 @@ def test_bad_input_leaves_nothing(tmp_path, case):
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+def test_a_tracklet_that_no_reader_would_take_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_tools.shard_writer.EXTENT_BYTES", 2048)
+    with pytest.raises(UserError, match=r"tracklet .* of camera 'c1': 2 images of .* readers take at most"):
+        write(tmp_path / "out", some(1))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     write(tmp_path / "out", some())  # empty is fine
