@@ -101,12 +101,11 @@ def as_text(state: RunState) -> str:
         lines.append(
             f"  {'restarts':11} {state.starts - 1}{f', the last from step {state.started_from}' if state.starts > 1 else ''}{lost}"
         )
-    now = time.time()
     for beat in state.workers:
         what = beat["collective"] or beat["where"]
         lines.append(
             f"  worker {beat['rank']:<4} {beat['host']}, pid {beat['pid']}, {size(beat['rss_bytes'])}:"
-            f" {beat['doing']}{f' ({what})' if what else ''}, {duration(max(0, now - beat['since']))}"
+            f" {beat['doing']}{f' ({what})' if what else ''}, {duration(beat['for_s'] + beat['age_s'])}"
             + (f", silent for {beat['age_s']:.0f} s" if beat["age_s"] > 10 * beat["interval_s"] else "")
         )
     lines += [f"  {'log':11} {line}" for line in state.notices]

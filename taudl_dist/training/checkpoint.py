@@ -34,6 +34,7 @@ from taudl_dist.training.world import World
 FORMAT = "taudl-checkpoint"
 VERSION = 2
 BACKBONE = "backbone.safetensors"
+_FILE = re.compile(r"backbone\.safetensors|heads-\d{5,}\.safetensors")
 
 Part = tuple[dict[str, torch.Tensor], dict[str, str]]
 """Tensors and metadata of one file."""
@@ -213,7 +214,10 @@ def _read_complete(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         complete = json.loads((path / COMPLETE).read_text())
         found = {key: complete[key] for key in ("format", "version", "step")}
         [(entry["bytes"], entry["sha256"]) for entry in (complete["files"][BACKBONE], *complete["files"].values())]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        strange = [name for name in complete["files"] if not _FILE.fullmatch(name)]  # must not lead out of the folder
+        if strange:
+            raise ValueError(f"a file {strange[0][:80]!r}")
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise UserError(
             f"checkpoint {path / COMPLETE}: not readable as written ({error!r}); delete the folder {path}"
         ) from None

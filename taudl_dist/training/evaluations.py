@@ -17,7 +17,7 @@ from typing import Any
 
 from taudl_dist.config import Config
 from taudl_dist.training.run_folder import write_text
-from taudl_dist.training.saved import all_complete, step_of
+from taudl_dist.training.saved import NAME, all_complete, step_of
 
 BEST = "best"
 
@@ -41,7 +41,7 @@ class Evaluations:
 
     def rows(self) -> list[dict[str, Any]]:
         """By step, ascending; a line that a kill cut short does not count."""
-        text = self.path.read_text() if self.path.exists() else ""
+        text = self.path.read_text(errors="replace") if self.path.exists() else ""
         rows = [row for row in map(_parsed, text.splitlines()) if row]
         return sorted(rows, key=lambda row: row["step"])
 
@@ -121,6 +121,8 @@ def is_due(config: Config, step: int) -> bool:
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-        return row if isinstance(row["step"], int) and isinstance(row["checkpoint"], str) else None
-    except (ValueError, KeyError, TypeError):
+        is_known = isinstance(row["step"], int) and NAME.fullmatch(row["checkpoint"])
+        is_whole = "error" in row or (row["metric"] and row["dataset_digest"] and row["metrics"].keys())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    return row if is_known and is_whole else None

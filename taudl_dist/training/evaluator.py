@@ -101,9 +101,7 @@ def evaluate_in_process(
             else:
                 time.sleep(_POLL_S)
         if process is None or (process.returncode and gives_up()):
-            report(
-                f"no time to evaluate step {step}; done when the run is resumed: taudl train --out {run.path} --resume"
-            )
+            report(f"no time to evaluate step {step}; done when the run is resumed: {run.resume_command}")
             return {"step": step}
         errors.seek(0)
         lines = errors.read().strip().splitlines()

@@ -48,8 +48,8 @@ class Beat:
     step: int
     """Steps it has done."""
     doing: str
-    since: float
-    """When it began that, in seconds since 1970."""
+    for_s: float
+    """How long it had been at that when it said so, by its own monotonic clock: machines disagree about the time of day, and change it."""
     where: str
     """The innermost line of this project that its loop stands in."""
     collective: str
@@ -60,6 +60,11 @@ class Beat:
     rss_bytes: int
     gpu_bytes: int
     age_s: float = 0.0
+
+    @property
+    def busy_s(self) -> float:
+        """How long it has been at what it does."""
+        return self.for_s + self.age_s
 
     @property
     def is_silent(self) -> bool:
@@ -113,19 +118,14 @@ class Stuck:
         return f"{lead}: {named}{more}{rest}"
 
 
-def find_stuck(beats: Sequence[Beat], *, now: float) -> Stuck | None:
-    """Who holds up the others, or None where all is well.
-
-    Args:
-        beats: of all workers of one attempt.
-        now: seconds since 1970.
-    """
+def find_stuck(beats: Sequence[Beat]) -> Stuck | None:
+    """Who holds up the others, or None where all is well; `beats`: of all workers of one attempt."""
     at_work = [beat for beat in beats if not beat.has_ended]
     silent = [beat for beat in at_work if beat.is_silent]
     heard = [beat for beat in at_work if not beat.is_silent]
     if not heard:
         return None  # the whole run is gone, which is another thing than stuck
-    for_s = now - max(beat.since for beat in heard)
+    for_s = min(beat.busy_s for beat in heard)
     if for_s < (SILENT_S if silent else min(beat.patience_s for beat in heard)):
         return None
     ranked: list[list[Beat]] = [
@@ -165,7 +165,7 @@ class Heartbeat:
         self._folder, self._report, self._gpu_bytes = folder, report, gpu_bytes
         self._who = {"rank": rank, "size": size, "attempt": attempt, "host": socket.gethostname(), "pid": os.getpid()}
         self._interval_s = max(INTERVAL_S, size / 50)
-        self._doing = ("starting", 0, time.time())
+        self._doing = ("starting", 0, time.monotonic())
         self._longest_s = 0.0
         self._said = ""
         self._stop = threading.Event()
@@ -175,7 +175,7 @@ class Heartbeat:
 
     def now(self, doing: str, step: int) -> None:
         """Notes what the loop begins; `step`: steps done."""
-        before, stamp = self._doing, time.time()
+        before, stamp = self._doing, time.monotonic()
         self._doing = (doing, step, stamp)
         if before[1]:  # the first step also starts everything up
             self._longest_s = max(self._longest_s, stamp - before[2])
@@ -192,7 +192,7 @@ class Heartbeat:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._doing = (_ENDED, self._doing[1], time.time())
+        self._doing = (_ENDED, self._doing[1], time.monotonic())
         self._stop.set()
         assert self._pulse
         self._pulse.join(5)  # a dead network disk must not hang the exit
@@ -220,7 +220,7 @@ class Heartbeat:
             **self._who,
             "step": step,
             "doing": doing,
-            "since": since,
+            "for_s": time.monotonic() - since,
             "where": where,
             "collective": collective,
             "interval_s": self._interval_s,
@@ -231,14 +231,14 @@ class Heartbeat:
 
     def _watch(self) -> None:
         """Says once who holds up the others, if this worker is the first of those that still can."""
-        if time.time() - self._doing[2] < SILENT_S:
+        if time.monotonic() - self._doing[2] < SILENT_S:
             if self._said:
-                self._report("going on after all")
+                self._tell("going on after all")
             self._said = ""
             return
         beats = read_beats(self._folder, attempt=str(self._who["attempt"]))
         heard = [beat.rank for beat in beats if not beat.is_silent]
-        stuck = find_stuck(beats, now=time.time()) if heard and self._who["rank"] == min(heard) else None
+        stuck = find_stuck(beats) if heard and self._who["rank"] == min(heard) else None
         if stuck:
             key = str([beat.rank for beat in stuck.culprits])
             self._say(str(stuck), key=key)
@@ -246,6 +246,12 @@ class Heartbeat:
     def _say(self, line: str, *, key: str | None = None) -> None:
         if (key or line) != self._said:
             self._said = key or line
+            self._tell(line)
+
+    def _tell(self, line: str) -> None:
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk holds no line either, and a worker that no longer beats seems dead
             self._report(line)
 
 
@@ -315,7 +321,11 @@ _TYPES = {field.name: _KINDS[str(field.type)] for field in fields(Beat)}
 
 
 def _is_typed(content: Mapping[str, Any]) -> bool:
-    return all(isinstance(value, _TYPES.get(name, object)) for name, value in content.items())
+    """Numbers that are not finite, or have a thousand digits, cannot be reckoned with."""
+    return all(
+        isinstance(value, _TYPES.get(name, object)) and (not isinstance(value, int | float) or abs(value) < 2**63)
+        for name, value in content.items()
+    )
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -60,7 +60,7 @@ def _no_room(config: Config, error: OSError) -> str:
     kept = f"the checkpoint of step {step_of(found)} is complete" if found else "no checkpoint is complete yet"
     return (
         f"cannot write {error.filename or config.out}: {os.strerror(error.errno or 0)}; {kept}. Make room, then go on with:"
-        f" taudl train --out {config.out} --resume"
+        f" {RunFolder(path=Path(config.out)).resume_command}"
     )
 
 
@@ -128,9 +128,7 @@ def check_finished(config: Config, run: RunFolder, outcome: dict[str, Any]) -> N
         return
     number = outcome["signal"]
     why = f"stopped by {signal.Signals(number).name}" if number else "stopped as stop_at asks"
-    message = (
-        f"{why} after {outcome['step']} steps; the state is saved. Go on with: taudl train --out {run.path} --resume"
-    )
+    message = f"{why} after {outcome['step']} steps; the state is saved. Go on with: {run.resume_command}"
     raise Interrupted(message, 128 + number if number else 0)
 
 

@@ -121,7 +121,7 @@ class Faults(ControllerCallback, WorkerGroupCallback):
         if self._losses > MAX_LOSSES:
             raise UserError(
                 f"lost {what}, and workers {MAX_LOSSES} times before since the checkpoint of step {saved}; find out why, then go on"
-                f" with: taudl train --out {self._run.path} --resume"
+                f" with: {self._run.resume_command}"
             )
         low, high = self._workers
         number = _counted(high) if low == high else f"{low} to {_counted(high)}, as many as there is room for"

@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -76,6 +77,11 @@ class RunFolder:
         """What every worker does; see heartbeat.py."""
         return self.path / "workers"
 
+    @property
+    def resume_command(self) -> str:
+        """What a user types to go on with the run."""
+        return f"taudl train --out {shlex.quote(str(self.path))} --resume"
+
     def info(self) -> dict[str, Any]:
         """The contents of run.json.
 
@@ -87,6 +93,7 @@ class RunFolder:
             info = json.loads(path.read_text())
             found = info["format"], info["version"], info["dataset"]["digest"], info["mlflow"], info["outcome"]
             [(entry["attempt"], entry["from_step"]) for entry in info["attempts"]]
+            info["outcome"] and info["outcome"]["step"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path}: not readable as written ({error!r}); start a new run with another --out"
@@ -213,6 +220,8 @@ def open_run(config: Config, *, dataset_digest: str, workers: tuple[int, int]) -
     run.path.mkdir(parents=True, exist_ok=True)
     run.stop.unlink(missing_ok=True)
     run.request.unlink(missing_ok=True)
+    for beat in run.workers.iterdir() if run.workers.is_dir() else ():
+        beat.unlink(missing_ok=True)  # of those that are gone; `taudl status` would take them for the news
     write_config(run, config)
     write_json(run.path / "run.json", info)  # last: it says that there is a run to go on with
     return run

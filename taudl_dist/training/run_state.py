@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import time
 from dataclasses import asdict, dataclass, field
@@ -133,11 +134,12 @@ def _check(run: RunFolder) -> None:
 def _judge(run: RunFolder, info: dict[str, Any], beats: list[Beat], *, steps: int, now: float) -> tuple[str, str]:
     """The state, and what it rests on."""
     outcome, driver = info["outcome"] or {}, read_beat(run.workers / DRIVER)
-    again = f"go on with: taudl train --out {run.path} --resume"
+    again = f"go on with: {run.resume_command}"
     if outcome and outcome.get("step", 0) >= steps:
         return "finished", "all steps are done"
     if driver.get("state") in ("failed", "interrupted"):
-        return str(driver["state"]), f"{driver.get('why') or 'as its driver told'}; {again}"
+        why = str(driver.get("why") or "as its driver told")
+        return str(driver["state"]), why if "--resume" in why else f"{why}; {again}"
     if outcome:
         return "interrupted", f"stopped after {outcome.get('step')} steps; {again}"
     heard = [beat for beat in beats if not beat.is_silent and not beat.has_ended]
@@ -148,7 +150,7 @@ def _judge(run: RunFolder, info: dict[str, Any], beats: list[Beat], *, steps: in
     if not is_driven and not heard:
         seen = f"its driver ({who}) was last seen {driver['age_s']:.0f} s ago" if driver else "nobody drives it"
         return "interrupted", f"{seen}: killed, or its machine is gone; {again}"
-    stuck = find_stuck(beats, now=now)
+    stuck = find_stuck(beats)
     if stuck:
         return "stuck", str(stuck)
     if not heard:
@@ -174,14 +176,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     for line in _tail(path).splitlines():
         try:
             row = json.loads(line)
-            rows.append({key: float(row[key]) for key in ("step", "time", "loss", "images_per_s", "data_wait_s")})
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            RecursionError,
-        ):  # the first is cut by the window, the last by its writer
-            continue
+            numbers = {key: float(row[key]) for key in ("step", "time", "loss", "images_per_s", "data_wait_s")}
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            continue  # the first is cut by the window, the last by its writer
+        if all(map(math.isfinite, numbers.values())):
+            rows.append(numbers)
     return rows[-_RECENT_STEPS:]
 
 

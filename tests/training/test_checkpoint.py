@@ -195,6 +195,7 @@ def _edit(path: Path, **changes: object) -> None:
     (path / checkpoint.COMPLETE).write_text(json.dumps({**complete, **changes}))
 
 
+_FACTS = {"bytes": 1, "sha256": ""}
 DAMAGE = {
     "a byte of the heads": (lambda path: _flip(path / "heads-00000.safetensors"), "heads-00000.safetensors"),
     "a byte of the backbone": (lambda path: _flip(path / "backbone.safetensors"), "backbone.safetensors"),
@@ -207,6 +208,10 @@ DAMAGE = {
     "another format": (lambda path: _edit(path, version=9), "version 9"),
     "a file not listed": (lambda path: _edit(path, files={}), "not readable.*backbone.safetensors"),
     "a file without its size": (lambda path: _edit(path, files={"backbone.safetensors": {}}), "not readable.*bytes"),
+    "a way out of the folder": (
+        lambda path: _edit(path, files={"backbone.safetensors": _FACTS, "../step/heads-00000.safetensors": _FACTS}),
+        "not readable.*a file '../step",
+    ),
     "no JSON": (lambda path: (path / checkpoint.COMPLETE).write_text("{"), "not readable"),
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import json
 import os
 import signal
@@ -22,8 +24,6 @@ from taudl_dist.training.heartbeat import Beat, Heartbeat, driving, find_stuck, 
 from tests.training import hang
 from tests.training.conftest import FLAGS
 
-NOW = 1e9
-
 
 def beat(rank: int, **facts: Any) -> Beat:
     usual = {
@@ -33,7 +33,7 @@ def beat(rank: int, **facts: Any) -> Beat:
         "attempt": "ab",
         "step": 7,
         "doing": "computing",
-        "since": NOW - 400,
+        "for_s": 400.0,
         "where": "taudl_dist/training/step.py:40",
         "collective": "",
         "interval_s": 2.0,
@@ -66,7 +66,7 @@ WAITING = {"collective": "all_to_all_single"}
     ],
 )
 def test_the_one_that_the_others_wait_for_is_named(beats: list[Beat], culprits: list[int]) -> None:
-    stuck = find_stuck(beats, now=NOW)
+    stuck = find_stuck(beats)
     assert stuck is not None
     assert [one.rank for one in stuck.culprits] == culprits
     for rank in culprits:
@@ -79,15 +79,15 @@ def test_the_one_that_the_others_wait_for_is_named(beats: list[Beat], culprits: 
     "beats",
     [
         [],
-        [beat(0, since=NOW - 50), beat(1, **WAITING)],  # one went on less than a minute ago
+        [beat(0, for_s=50.0), beat(1, **WAITING)],  # one went on less than a minute ago
         [beat(0, patience_s=500.0), beat(1, patience_s=500.0)],  # steps of this run take that long
-        [beat(0, age_s=90.0), beat(1, since=NOW - 3)],  # one is silent, and the others go on without it
+        [beat(0, age_s=90.0), beat(1, for_s=3.0)],  # one is silent, and the others go on without it
         [beat(0, age_s=90.0), beat(1, age_s=90.0)],  # all are gone: not stuck, over
         [beat(0, doing="ended"), beat(1, doing="ended")],
     ],
 )
 def test_a_run_that_goes_on_or_is_over_is_not_stuck(beats: list[Beat]) -> None:
-    assert find_stuck(beats, now=NOW) is None
+    assert find_stuck(beats) is None
 
 
 def watched(folder: Path, **facts: Any) -> Heartbeat:
@@ -130,10 +130,21 @@ def test_the_stack_tells_the_collective_and_our_line() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"[" * 100_000, b'{"rank": "0"}', b'{"rank": 0, "since": "x"}', b"\xff", b"{}" * 100_000],
+    [b"", b"{", b"[]", b"[" * 100_000, b'{"rank": "0"}', b'{"rank": 0, "for_s": "x"}', b"\xff", b"{}" * 100_000],
 )
 def test_what_no_worker_wrote_is_left_out(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "ab-00000.json").write_bytes(content)
+    assert read_beats(tmp_path, attempt="ab") == []
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e400", "9" * 400, "null", "[1]"])
+@pytest.mark.parametrize("name", ["for_s", "rss_bytes"])
+def test_numbers_that_cannot_be_reckoned_with_are_left_out(name: str, value: str, tmp_path: Path) -> None:
+    content = {key: number for key, number in dataclasses.asdict(beat(0)).items() if key != "age_s"}
+    (tmp_path / "ab-00000.json").write_text(json.dumps(content))
+    assert len(read_beats(tmp_path, attempt="ab")) == 1
+    text = json.dumps({**content, name: "here"}).replace('"here"', value)
+    (tmp_path / "ab-00000.json").write_text(text)
     assert read_beats(tmp_path, attempt="ab") == []
 
 
@@ -148,6 +159,25 @@ def test_a_folder_that_cannot_be_written_costs_a_line_and_no_run(
         one.now("computing", 1)
     assert len(lines) == 1
     assert "cannot be written" in lines[0]
+
+
+def test_a_worker_beats_again_after_a_full_disk_that_took_no_line_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "INTERVAL_S", 0.02)
+    asked = threading.Event()
+
+    def report(_: str) -> None:
+        asked.set()
+        raise OSError(errno.ENOSPC, "no room")
+
+    with watched(tmp_path / "workers", report=report) as one:
+        (tmp_path / "workers").rename(tmp_path / "gone")
+        assert asked.wait(30)
+        (tmp_path / "gone").rename(tmp_path / "workers")
+        one.now("computing", 5)
+    (last,) = read_beats(tmp_path / "workers", attempt="ab")
+    assert (last.step, last.has_ended) == (5, True)
 
 
 def test_noting_what_is_begun_is_next_to_nothing(tmp_path: Path) -> None:

@@ -47,15 +47,21 @@ def test_a_new_run_describes_itself(tmp_path: Path) -> None:
 
 def test_one_command_starts_a_run_and_goes_on_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also where the first start was killed before it had written run.json."""
-    config = _config(tmp_path / "r", resume=True)
-    (tmp_path / "r").mkdir()
+    folder = tmp_path / "a run"
+    config = _config(folder, resume=True)
+    folder.mkdir()
     for left in ("lock", "config.yaml", "run.json.tmp-7"):
-        (tmp_path / "r" / left).touch()
+        (folder / left).touch()
     first = _open(config)
     assert "holds no run yet; starting one" in capsys.readouterr().err
     first.add_attempt("a1", after=None, world_size=1, from_step=0)
+    first.workers.mkdir()
+    for left in ("driver.json", "a1-00000.json", "a1-00000.json.tmp-7"):
+        (first.workers / left).touch()
     again = _open(config)
     assert again.attempt() == "a1"
+    assert not any(again.workers.iterdir())  # or `taudl status` would show how the first ended
+    assert again.resume_command == f"taudl train --out '{tmp_path}/a run' --resume"
     assert capsys.readouterr().err == ""
 
 

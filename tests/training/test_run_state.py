@@ -34,7 +34,7 @@ def row(step: int, *, time_s: float, wait_s: float = 0.1) -> str:
 
 def beat(rank: int, **facts: Any) -> dict[str, Any]:
     usual = {"size": 2, "host": "here", "pid": 100 + rank, "attempt": "ab", "step": 30, "doing": "computing"}
-    more = {"since": time.time(), "where": "", "collective": "", "interval_s": 2.0, "patience_s": 60.0}
+    more = {"for_s": 0.0, "where": "", "collective": "", "interval_s": 2.0, "patience_s": 60.0}
     return {"rank": rank, **usual, **more, "rss_bytes": 10**9, "gpu_bytes": 0, **facts}
 
 
@@ -98,6 +98,8 @@ def test_states_of_runs_that_ended(run: Path) -> None:
     assert (run_state(run).state, "the loss is nan" in run_state(run).why) == ("failed", True)
     driver(run, state="interrupted", why="stopped by SIGTERM after 30 steps")
     assert run_state(run).state == "interrupted"
+    driver(run, state="interrupted", why="Go on with: taudl train --out x --resume")
+    assert run_state(run).why.count("--resume") == 1
     change(run, outcome={"step": 30, "signal": 15})
     (run / "workers" / heartbeat.DRIVER).unlink()  # of a run before there were beats
     assert (run_state(run).state, "stopped after 30 steps" in run_state(run).why) == ("interrupted", True)
@@ -124,9 +126,8 @@ def test_a_killed_run_and_one_that_is_being_started(run: Path) -> None:
 
 
 def test_a_stuck_run_names_the_culprit(run: Path) -> None:
-    old = time.time() - 200
-    (run / "workers" / "ab-00000.json").write_text(json.dumps(beat(0, since=old, collective="all_gather")))
-    (run / "workers" / "ab-00001.json").write_text(json.dumps(beat(1, since=old, doing="waiting for data")))
+    (run / "workers" / "ab-00000.json").write_text(json.dumps(beat(0, for_s=200.0, collective="all_gather")))
+    (run / "workers" / "ab-00001.json").write_text(json.dumps(beat(1, for_s=200.0, doing="waiting for data")))
     state = run_state(run)
     assert state.state == "stuck"
     assert state.why.startswith("no progress for 200 s: worker 1 (pid 101 on here) hangs: waiting for data")
@@ -167,7 +168,16 @@ def test_what_is_no_run_is_refused(run: Path, file: str, content: str | None, me
 
 
 @pytest.mark.parametrize(
-    "content", ["nonsense\n" * 5, "[1]\n", '{"step": "x", "time": 1}\n', "\x00" * 100, "[" * 200_000]
+    "content",
+    [
+        "nonsense\n" * 5,
+        "[1]\n",
+        '{"step": "x", "time": 1}\n',
+        "\x00" * 100,
+        "[" * 200_000,
+        row(7, time_s=float("nan")),
+        row(7, time_s=10**400),
+    ],
 )
 def test_lines_that_are_no_steps_are_passed_over(run: Path, content: str) -> None:
     (run / "metrics.jsonl").write_text(content)
