@@ -63,7 +63,7 @@ def test_each_step_is_recorded_once(tmp_path: Path) -> None:
 def test_lines_that_are_no_evaluation_do_not_count(tmp_path: Path) -> None:
     record = _record(tmp_path, 20)
     strange = [{"metrics": [1]}, {"metric": None}, {"step": "20"}, {"checkpoint": "../x"}, {"checkpoint": 7}]
-    lines = [json.dumps(_row(20, 0.5, **change)) for change in strange]
+    lines = [json.dumps({**_row(20, 0.5), **change}) for change in strange]
     lines += [json.dumps({"step": 20, "checkpoint": _name(20)}), "[" * 100_000, "\xff", "[]"]
     record.path.write_bytes("\n".join(lines).encode("latin-1") + b"\n")
     assert record.rows() == []
