@@ -206,7 +206,7 @@ def tracking_down(place: Place) -> FaultyRun:
         run = FaultyRun(
             place.folder / "run",
             [*place.words, "--workers", "2", "--tracking.uri", f"http://127.0.0.1:{port}"],
-            step_s=0.5,
+            step_s=1.0,  # the server must be back before the run has ended
         )
         run.until_step(STRIKE)
     time.sleep(10)

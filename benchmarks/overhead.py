@@ -86,11 +86,19 @@ def start(folder: Path, *words: Any) -> Run:
     return Run(folder, subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
 
 
+def settle(run: Run) -> None:
+    """Waits for its first steps."""
+    while run.steps() < SETTLE:
+        assert run.process.poll() is None, f"{run.folder} ended too early"
+        time.sleep(0.01)
+
+
 def take_turns(runs: tuple[Run, Run], steps: int) -> None:
-    """Until one of them has done its steps."""
-    while min(run.steps() for run in runs) < SETTLE:
-        assert all(run.process.poll() is None for run in runs)
-        time.sleep(0.05)
+    """Until one of them has done its steps; the first is the one that starts sooner."""
+    quick, slow = runs
+    settle(quick)
+    with stopped(quick):
+        settle(slow)
     while all(run.process.poll() is None and run.steps() < steps for run in runs):
         for own, other in (runs, runs[::-1]):
             with stopped(other):

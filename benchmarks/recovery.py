@@ -143,25 +143,32 @@ def noting(call: Callable[..., Any], *, before: str = "", after: str = "", pause
 
 def _timed_train(pauses: str, words: list[str]) -> int:
     """`taudl train` that notes what happens when, in the driver, Ray's controller and the workers."""
-    from taudl_dist.cli import main as taudl
-    from taudl_dist.training import ray_faults, ray_train
+    import ray.train.torch
+    from ray.train.v2._internal.execution.callback import WorkerCallback, WorkerGroupCallback
 
-    class Timed(ray_faults.Faults):
+    from taudl_dist.cli import main as taudl
+    from taudl_dist.training import ray_train
+
+    class Controller(WorkerGroupCallback):
         def before_worker_group_start(self, worker_group_context: Any) -> None:  # noqa: ARG002
             note("group asked for")
 
         def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
-            if worker_group_status.errors and not self._is_settled:
+            if worker_group_status.errors:
                 note("noticed")
-            super().after_worker_group_poll_status(worker_group_status)
 
         def after_worker_group_shutdown(self, worker_group_context: Any) -> None:  # noqa: ARG002
             note("workers gone")
 
-    class Up(ray_faults.NoteSigterm):
+    class Worker(WorkerCallback):
         def after_init_train_context(self) -> None:
-            super().after_init_train_context()
             note("workers up")
+
+    trainer = ray.train.torch.TorchTrainer
+
+    def watched(*train: Any, run_config: Any, **settings: Any) -> Any:
+        run_config.callbacks += [Controller(), Worker()]
+        return trainer(*train, run_config=run_config, **settings)
 
     work, step_s = ray_train._work, json.loads(pauses)["step_s"]
 
@@ -175,7 +182,7 @@ def _timed_train(pauses: str, words: list[str]) -> int:
         loop.train_step = noting(loop.train_step, before="batch", after="step", pause_s=step_s)
         work(payload)
 
-    ray_train._work, ray_faults.Faults, ray_faults.NoteSigterm = timed_work, Timed, Up
+    ray_train._work, ray.train.torch.TorchTrainer = timed_work, watched  # type: ignore[misc]
     ray_train.prepare = noting(ray_train.prepare, after="prepared")
     ray_train._check_resources = noting(ray_train._check_resources, before="ray")
     return taudl(words)
