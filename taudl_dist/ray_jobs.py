@@ -23,7 +23,7 @@ MAX_PACKAGE_BYTES = 100 * 10**6
 """A job ships code; what is larger was not meant to be shipped."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
+_SECRET = re.compile(r"TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.IGNORECASE)
 _SILENCE_S = 60.0
 """A connection that has been silent so long may be dead; the log is asked for anew."""
 _PATIENCE_S = 300.0
@@ -49,10 +49,16 @@ def connect(address: str = "") -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    class Client(JobSubmissionClient):
+        """Ray's own waits for ever for an answer, as behind a tunnel whose other end is gone."""
+
+        def _do_request(self, *words: Any, **more: Any) -> Any:
+            return super()._do_request(*words, **{"timeout": _SILENCE_S, **more})
+
     for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):  # each has set its own
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        return JobSubmissionClient(address)
+        return Client(address)
     except AuthenticationError:
         if mode == "disabled":
             raise UserError(f"{address} asks for a token, and RAY_AUTH_MODE=disabled sends none; unset it") from None
@@ -60,9 +66,9 @@ def connect(address: str = "") -> Any:
             f"{address} refuses this token; RAY_AUTH_TOKEN, or the file of RAY_AUTH_TOKEN_PATH (~/.ray/auth_token), must hold the"
             " one the cluster was started with"
         ) from None
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError) as error:  # the last two: somebody else's answer
         raise UserError(
-            f"no job server at {address} ({str(error).splitlines()[0]}); start the cluster, or open the way to it"
+            f"no job server at {address} ({(str(error) or type(error).__name__).splitlines()[0]}); start the cluster, or open the way to it"
             " (cluster/README.md), and say where with --address or RAY_API_SERVER_ADDRESS"
         ) from None
 
@@ -108,15 +114,22 @@ def read_runtime_env(path: Path) -> dict[str, Any]:
 
     try:
         settings = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"--runtime-env {path}: not readable ({error})") from None
     if not isinstance(settings, dict) or not isinstance(settings.get("env_vars") or {}, dict):
         raise UserError(f"--runtime-env {path}: expected a mapping such as cluster/runtime_env.yaml")
+    variables, excludes = settings.get("env_vars") or {}, settings.get("excludes") or []
+    if not isinstance(excludes, list) or not all(
+        isinstance(text, str) for text in [*excludes, *variables, *variables.values()]
+    ):
+        raise UserError(
+            f'--runtime-env {path}: expected excludes as a list of text, and env_vars as text, numbers too: A: "1"'
+        )
     if "working_dir" in settings:
         raise UserError(
             f"--runtime-env {path}: it names a working_dir, but the checkout is what is shipped; drop the line"
         )
-    secrets = [name for name in settings.get("env_vars") or {} if _SECRET.search(name)]
+    secrets = [name for name in variables if _SECRET.search(name)]
     if secrets:
         raise UserError(
             f"--runtime-env {path}: {secrets[0]} in env_vars would be shown to whoever sees the dashboard; give secrets to the"

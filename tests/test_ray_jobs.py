@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -76,13 +78,54 @@ def test_secrets_are_not_shipped(tmp_path: Path, name: str) -> None:
     assert "hidden" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["- a\n", "env_vars: [a]\n", "a: [\n", "working_dir: .\n", None])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- a\n",
+        "env_vars: [a]\n",
+        "env_vars: {A: 1}\n",
+        "env_vars: {1: a}\n",
+        "excludes: runs/\n",
+        "a: [\n",
+        "working_dir: .\n",
+        "[" * 9999,
+        None,
+    ],
+)
 def test_a_runtime_env_that_is_none(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "runtime_env.yaml"
     if text:
         path.write_text(text)
     with pytest.raises(UserError, match=r"--runtime-env .*runtime_env.yaml"):
         ray_jobs.read_runtime_env(path)
+
+
+def test_what_only_sounds_like_a_secret_is_shipped(tmp_path: Path) -> None:
+    path = tmp_path / "runtime_env.yaml"
+    path.write_text('env_vars: {TOKENIZERS_PARALLELISM: "false"}')
+    assert ray_jobs.read_runtime_env(path)["env_vars"] == {"TOKENIZERS_PARALLELISM": "false"}
+
+
+def test_a_server_that_never_answers_or_is_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret")
+    monkeypatch.setattr(ray_jobs, "_SILENCE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"no job server at {address}.*timed out"):
+            ray_jobs.connect(address)
+    for body in (b"<html>", b"{}"):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            address = f"http://127.0.0.1:{other.getsockname()[1]}"
+            reply = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            threading.Thread(target=_answer, args=(other, reply), daemon=True).start()
+            with pytest.raises(UserError, match=f"no job server at {address}"):
+                ray_jobs.connect(address)
+
+
+def _answer(server: socket.socket, reply: bytes) -> None:
+    with server.accept()[0] as connection:
+        connection.recv(10_000)
+        connection.sendall(reply)
 
 
 def test_our_own_runtime_env_is_taken() -> None:
