@@ -74,7 +74,7 @@ def plan(folder: LocalFolder, args: argparse.Namespace) -> None:
             tables.add(unit.name, unit.crops)
     content = {"cameras": [{"name": name} for name in cameras], "units": units, "failed": {}}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    write_plan(folder, Plan(content={**content, "digest": digest}, crops=tables))
+    write_plan(folder, Plan(content={**content, "digest": digest}, crops=tables), lambda: None)
 
 
 def scan(folder: LocalFolder, _: argparse.Namespace) -> None:

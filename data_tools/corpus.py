@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools.claim import Claim, claim, read_driver
 from data_tools.commits import FRAGMENTS_DIR, Commit, read_commits, remove_losers
 from data_tools.corpus_plan import Inputs, Policy, plan_corpus, write_plan
 from data_tools.failures import Failures
@@ -54,34 +55,33 @@ def shard_corpus(
     plan, made, sources = plan_corpus(
         Inputs(videos=videos, tracks=tracks, **inputs), folder, settings=settings, policy=policy
     )
-    if made:
+    ours = claim(folder) if made or read_driver(folder) else None
+    if ours and made:
         log_plan(plan)
-        write_plan(folder, made)
+        write_plan(folder, made, ours.check)
     state = read_state(folder, plan)
     todo = units_to_do(state, plan, policy)
-    if state.is_finished and not todo and not made:
+    if state.is_finished and not todo and not ours:
         assert state.info
         log(f"{folder}: this dataset is finished already; nothing to do{_failures_left(folder, state, plan)}")
         remove_losers(folder, state.commits.values())
         _remove_plan_tables(folder, state.commits, state.planned)
         return state.info
+    tasks = _tasks(folder, todo, plan, sources, settings, planned=state.planned)
+    ours = ours or claim(folder)
     folder.prepare((SHARDS_DIR, FRAGMENTS_DIR))
     if any(unit["name"] in state.commits for unit in todo):
         folder.remove([DATASET_FILE])  # its shards are about to change
     failures = Failures(plan=plan)
-    _work(
-        _tasks(folder, todo, plan, sources, settings, planned=state.planned),
-        failures,
-        num_units=len(plan["units"]),
-        workers=workers,
-        policy=policy,
-    )
+    _work(tasks, failures, ours, num_units=len(plan["units"]), workers=workers, policy=policy)
     commits = state.commits | read_commits(folder, {unit["name"]: unit["digest"] for unit in todo})
+    ours.check()
     failures.add_committed(folder, commits)
     failures.write(folder)
     failures.check(policy.max_failed_share)
     _finalize(folder, plan, failures, commits)
     _remove_plan_tables(folder, commits, state.planned)
+    ours.release()
     return parse_info(folder.read(DATASET_FILE), f"{folder}/{DATASET_FILE}")
 
 
@@ -175,7 +175,9 @@ def _unit_source(recording: Recording) -> UnitSource:
     return UnitSource(video=recording.source.absolute(), file=recording.file)
 
 
-def _work(tasks: Sequence[UnitTask], failures: Failures, *, num_units: int, workers: int, policy: Policy) -> None:
+def _work(
+    tasks: Sequence[UnitTask], failures: Failures, ours: Claim, *, num_units: int, workers: int, policy: Policy
+) -> None:
     """Makes the units; one that fails does not stop the others, unless there is no room left on the disk or no hope."""
     done = 0
     if workers > 1 and len(tasks) > 1:
@@ -187,6 +189,7 @@ def _work(tasks: Sequence[UnitTask], failures: Failures, *, num_units: int, work
         for task, result in progress(steps, "cut crops", unit=unit, total=total):
             if result is None:  # a crop of a unit that goes on
                 continue
+            ours.check()
             outcome = UnitResult(problem=_died(result)) if isinstance(result, Exception) else result
             done += outcome.problem is None
             if outcome.is_target_lost:

@@ -6,11 +6,14 @@ Settings, encoder and the videos that were taken in stay; new videos come in whe
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data_tools.atomic import TEMPORARY
+from data_tools.claim import DRIVER_FILE
 from data_tools.crop_tables import CropTables
 from data_tools.folder import Folder, write_json
 from data_tools.forgotten import from_json, read_drops
@@ -27,6 +30,9 @@ from taudl_dist.progress import log
 PLAN_FILE = "plan.json"
 DROP_FILE = "drop.json"
 """There while a drop is in progress."""
+
+_TABLE = re.compile(rf"-\d{{5,}}\.parquet($|{re.escape(TEMPORARY)})")
+"""The name of a unit's crops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,27 +163,36 @@ def _refuse_foreign(out: Folder) -> set[str]:
     names = out.entries()
     if DROP_FILE in names:
         raise UserError(f"{out}: a drop was interrupted; run `taudl drop {out} --resume` first")
-    foreign = sorted(name for name in names - {PLAN_DIR} if TEMPORARY not in name)
-    if foreign and PLAN_FILE not in names:
-        raise UserError(
-            f"{out}: exists and holds something else ({', '.join(foreign[:3])}); choose another --out, or delete it first"
-        )
+    if PLAN_FILE not in names:
+        foreign = {name for name in names - {PLAN_DIR, DRIVER_FILE} if TEMPORARY not in name}
+        foreign |= {f"{PLAN_DIR}/{name}" for name in out.names(PLAN_DIR) if not _TABLE.search(name)}
+        if foreign:
+            raise UserError(_foreign(out, sorted(foreign)))
     return names
+
+
+def _foreign(out: Folder, names: list[str]) -> str:
+    return f"{out}: exists and holds something else ({', '.join(names[:3])}); choose another --out, or delete it first"
 
 
 def _read_plan(out: Folder) -> dict[str, Any] | None:
     file = f"{out}/{PLAN_FILE}"
     try:
         plan = json.loads(out.read(PLAN_FILE))
-        found = (plan["format"], plan["version"])
+        if plan["format"] != FORMAT:
+            raise UserError(_foreign(out, [f"a {PLAN_FILE} of another program"]))
+        version = plan["version"]
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: damaged ({error}); delete {out} and run the command again") from None
-    if found != (FORMAT, VERSION):
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{file}: format {found[0]!r} version {found[1]!r}, this taudl goes on with {FORMAT!r} version {VERSION}; a finished"
-            " dataset stays usable, but to go on choose another --out"
+            f"{file}: damaged, or of another program ({error!r}); choose another --out, or delete {out} if it is a dataset that was"
+            " begun"
+        ) from None
+    if version != VERSION:
+        raise UserError(
+            f"{file}: version {version!r}, this taudl goes on with version {VERSION}; a finished dataset stays usable, but to go on"
+            " choose another --out"
         )
     return plan
 
@@ -192,10 +207,11 @@ def _refuse_other(out: Folder, prefix: str, before: dict[str, Any], now: dict[st
             )
 
 
-def write_plan(out: Folder, plan: Plan) -> None:
-    """plan.json comes last; what an earlier attempt left of another plan goes first."""
-    if PLAN_FILE not in out.names():
-        out.remove_part(PLAN_DIR)
+def write_plan(out: Folder, plan: Plan, check: Callable[[], None]) -> None:
+    """plan.json comes last, if `check` has no objection; what an earlier attempt left of another plan goes before it."""
     out.prepare([PLAN_DIR])
     out.take({f"{PLAN_DIR}/{unit}.parquet": plan.crops.path(unit) for unit in plan.crops})
+    planned = {f"{unit['name']}.parquet" for unit in plan.content["units"]}
+    out.remove(f"{PLAN_DIR}/{name}" for name in out.names(PLAN_DIR) if name not in planned)
+    check()
     write_json(out, PLAN_FILE, plan.content)

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_tools.atomic import remove_leftovers, whole_file, write_json
+from data_tools.claim import read_driver
 from data_tools.commits import FRAGMENTS_DIR, OK
 from data_tools.corpus_plan import DROP_FILE, PLAN_FILE
 from data_tools.finalize import finalize
@@ -109,6 +110,12 @@ def _refuse_remote(folder: str | Path) -> None:
 def _refuse_interrupted(folder: Path) -> None:
     if (folder / DROP_FILE).exists():
         raise UserError(f"{folder}: a drop was interrupted; run `taudl drop {folder} --resume` first")
+    driver = read_driver(LocalFolder(folder))
+    if driver:
+        raise UserError(
+            f"{folder}: a `taudl shard` (pid {driver['pid']} on {driver['host']}) is at work in it, or was interrupted; let it end, or"
+            " run it again, then drop"
+        )
 
 
 def _commit(folder: Path, stem: str) -> dict[str, Any]:
@@ -249,7 +256,10 @@ def _forget_planned(folder: Path, forget: Forget) -> None:
     planned = json.loads((folder / PLAN_FILE).read_text())["units"] if paths else []
     by_name = {unit["name"]: unit for unit in planned}
     for path in paths:
-        unit = by_name[path.stem]
+        unit = by_name.get(path.stem)
+        if unit is None:  # of an --extend that was interrupted
+            path.unlink()
+            continue
         crops = pq.read_table(path)
         kept = without_forgotten(crops, unit["camera"], [forget])
         if not kept.num_rows:

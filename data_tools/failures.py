@@ -33,14 +33,19 @@ class Failures:
             self.tracklets[unit] = result.failed
 
     def add_committed(self, folder: Folder, commits: Mapping[str, Commit]) -> None:
-        """Notes what the commit records tell: tracklets that failed, and units without a record."""
+        """Notes what the commit records tell: tracklets that failed, and units without a record.
+
+        A unit with a record is there, also if the last attempt at it failed: an earlier one, or another driver's, did not.
+        """
         before = _earlier(folder)
-        for unit in self.plan["units"]:
-            commit = commits.get(unit["name"])
+        for unit in (one["name"] for one in self.plan["units"]):
+            commit = commits.get(unit)
             if commit is None:
-                self.units.setdefault(unit["name"], before.get(unit["name"], "not done"))
-            elif commit.failed:
-                self.tracklets[unit["name"]] = commit.failed
+                self.units.setdefault(unit, before.get(unit, "not done"))
+                continue
+            self.units.pop(unit, None)
+            if commit.failed:
+                self.tracklets[unit] = commit.failed
 
     def counts(self) -> dict[str, int]:
         """Videos, units and tracklets that are missing; a unit's tracklets are not counted again."""
@@ -105,10 +110,5 @@ def _earlier(folder: Folder) -> dict[str, str]:
     try:
         records = json.loads(folder.read(FAILURES_FILE))
         return {record["name"]: record["problem"] for record in records if record["level"] == "unit"}
-    except (
-        FileNotFoundError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # a report only; what is done is told by the commit records
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # a report; what is done stands in the commit records
         return {}

@@ -91,11 +91,11 @@ def _merge(
     tables = [MANIFEST_SCHEMA.empty_table()]
     done = [commits[unit] for unit in units]
     for commit, content in zip(done, folder.map(lambda commit: folder.read(commit.fragment), done)):
-        rows = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)  # a third of what read_table takes
-        if rows.num_rows != commit.rows:
+        rows = _fragment(content)
+        if rows is None or rows.num_rows != commit.rows:
+            found = "is damaged" if rows is None else f"has {rows.num_rows} rows, its {OK} says {commit.rows}"
             raise UserError(
-                f"{folder}: {commit.fragment} has {rows.num_rows} rows, its {OK} says {commit.rows}; delete"
-                f" {SHARDS_DIR}/{commit.stem}{OK} and run the same command again"
+                f"{folder}: {commit.fragment} {found}; delete {SHARDS_DIR}/{commit.stem}{OK} and run the same command again"
             )
         if not commit.shard:  # all of it was dropped
             continue
@@ -104,6 +104,14 @@ def _merge(
         tables.append(rows.append_column("shard", shard).select(MANIFEST_SCHEMA.names).cast(MANIFEST_SCHEMA))
     table = pa.concat_tables(tables)
     return shards, {name: table[name] for name in table.schema.names}
+
+
+def _fragment(content: bytes) -> pa.Table | None:
+    """The rows of a unit; None where they cannot be read."""
+    try:
+        return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)  # a third of what read_table takes
+    except pa.ArrowInvalid:
+        return None
 
 
 def _sorted(columns: dict[str, pa.ChunkedArray], cameras: list[str]) -> pa.Table:

@@ -12,8 +12,10 @@ import re
 import secrets
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -38,6 +40,9 @@ class Folder(Protocol):
 
     def names(self, part: str = "") -> dict[str, int]:
         """Bytes of each file directly in a folder of it, by name; empty where there is none."""
+
+    def changed(self, part: str) -> dict[str, float]:
+        """When each of these files was written, in seconds since 1970."""
 
     def entries(self) -> set[str]:
         """Names of files and folders directly in it.
@@ -66,7 +71,7 @@ class Folder(Protocol):
         """Deletes files; those that are not there are fine too."""
 
     def remove_part(self, part: str) -> None:
-        """Deletes a folder of it with its files."""
+        """Deletes the files of a folder of it, and the folder if nothing else is in it."""
 
     def prepare(self, parts: Iterable[str]) -> None:
         """Makes it and its folders, and deletes what killed attempts left unfinished there."""
@@ -91,10 +96,19 @@ class LocalFolder:
         return str(self.path)
 
     def names(self, part: str = "") -> dict[str, int]:
+        return {name: found.st_size for name, found in self._files(part)}
+
+    def changed(self, part: str) -> dict[str, float]:
+        return {name: found.st_mtime for name, found in self._files(part)}
+
+    def _files(self, part: str) -> Iterator[tuple[str, os.stat_result]]:
         if not (self.path / part).is_dir():
-            return {}
+            return
         with os.scandir(self.path / part) as found:
-            return {entry.name: entry.stat().st_size for entry in found if entry.is_file()}
+            for entry in found:
+                with suppress(FileNotFoundError):  # a temporary name that a worker gives up meanwhile
+                    if entry.is_file():
+                        yield entry.name, entry.stat()
 
     def entries(self) -> set[str]:
         if self.path.exists() and not self.path.is_dir():
@@ -121,7 +135,9 @@ class LocalFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def remove_part(self, part: str) -> None:
-        shutil.rmtree(self.path / part, ignore_errors=True)
+        self.remove(f"{part}/{name}" for name in list(self.names(part)))
+        with suppress(OSError):  # gone already, or somebody keeps something in it
+            (self.path / part).rmdir()
 
     def prepare(self, parts: Iterable[str]) -> None:
         for part in ("", *parts):
@@ -155,6 +171,9 @@ class RemoteFolder:
 
     def names(self, part: str = "") -> dict[str, int]:
         return self.storage.files(part)
+
+    def changed(self, part: str) -> dict[str, float]:
+        return self.storage.changed(part)
 
     def entries(self) -> set[str]:
         if self.storage.size("") is not None:
@@ -200,10 +219,14 @@ class RemoteFolder:
         return self
 
     def map(self, call: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        pool = RequestPool(self.config.requests)
+        pool, waiting = RequestPool(self.config.requests), deque[Future[Result]]()
         try:
-            for reply in [pool.submit(lambda item=item: call(item)) for item in items]:  # type: ignore[misc]
-                yield reply.result()
+            for item in items:  # replies that nobody has asked for yet are bounded, whatever the number of items
+                waiting.append(pool.submit(lambda item=item: call(item)))  # type: ignore[misc]
+                if len(waiting) > 2 * self.config.requests:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         finally:
             pool.close()
 

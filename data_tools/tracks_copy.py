@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from data_tools.folder import RemoteFolder
 from data_tools.tracks import TRACK_SUFFIXES
-from taudl_dist.dataset.location import is_remote
+from taudl_dist.dataset.location import is_remote, local_path
 from taudl_dist.errors import UserError
 from taudl_dist.progress import log
 
@@ -40,7 +41,7 @@ class Copies:
 def local_tracks(tracks: str | Path, truth: str) -> Iterator[Copies]:
     """Tracks and truth on the local disk; `truth` is a folder or URI, `auto` (a folder `truth` beside the tracks) or `none`."""
     if not is_remote(tracks) and not is_remote(truth):
-        yield Copies(tracks=Path(tracks), truth=truth)
+        yield Copies(tracks=local_path(tracks), truth=str(local_path(truth)))
         return
     with tempfile.TemporaryDirectory(prefix="taudl-tracks-") as name:
         root, wanted = Path(name).resolve(), {}
@@ -64,7 +65,7 @@ def _split(uri: str) -> tuple[str, str, str]:
     """URI of the folder it stands in (empty for a bucket), its name there, and the options with their question mark."""
     base, mark, options = uri.partition("?")
     beside, own = base.rstrip("/").rsplit("/", 1)
-    return ("" if beside.endswith("/") else beside), own, mark + options
+    return ("" if beside.endswith("/") else beside), unquote(own), mark + options
 
 
 def _copy(uri: str, target: Path) -> str:

@@ -180,24 +180,25 @@ class Storage:
 
     def files(self, folder: str = "", *, recursive: bool = False) -> dict[str, int]:
         """Size of each file in a folder (or below it), by its name in that folder; empty where there is no such folder."""
-        return {name: size for name, size in self._list(folder, recursive=recursive).items() if size is not None}
+        return {name: info.size for name, info in self._list(folder, recursive=recursive).items() if info.is_file}
+
+    def changed(self, folder: str) -> dict[str, float]:
+        """When each file in a folder was written, in seconds since 1970."""
+        return {name: info.mtime_ns / 1e9 for name, info in self._list(folder).items() if info.is_file}
 
     def entries(self) -> set[str]:
         """Names of the files and folders that stand directly in it."""
-        return set(self._list("", recursive=False))
+        return set(self._list(""))
 
-    def _list(self, folder: str, *, recursive: bool) -> dict[str, int | None]:
+    def _list(self, folder: str, *, recursive: bool = False) -> dict[str, fs.FileInfo]:
         from pyarrow import fs
 
         base = f"{self._root}/{folder}".rstrip("/")
 
-        def attempt() -> dict[str, int | None]:
+        def attempt() -> dict[str, fs.FileInfo]:
             self.count(requests=1)
             found = self._filesystem.get_file_info(fs.FileSelector(base, recursive=recursive, allow_not_found=True))
-            return {
-                info.path.removeprefix(f"{base}/"): info.size if info.type == fs.FileType.File else None
-                for info in found
-            }
+            return {info.path.removeprefix(f"{base}/"): info for info in found}
 
         return self._repeat(attempt, f"{self.uri}/{folder}".rstrip("/"), timeout_s=_LISTING * self.config.timeout_s)
 
@@ -304,7 +305,7 @@ class Storage:
         if file.size() != file_bytes:
             raise UserError(
                 f"{self.where(name)}: {file.size()} bytes, expected {file_bytes}; the file is cut off or was replaced:"
-                " upload the dataset again"
+                " upload it again"
             )
         with self._lock:
             self._open[name] = file

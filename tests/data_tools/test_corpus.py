@@ -129,7 +129,7 @@ def rewrite_plan_dir(corpus, out: Path) -> None:
     inputs = module.Inputs(videos=corpus.videos, tracks=corpus.tracks)
     plan, made, _ = module.plan_corpus(inputs, LocalFolder(out / "none"), settings=SETTINGS, policy=module.Policy())
     assert plan == json.loads((out / "plan.json").read_text())
-    module.write_plan(LocalFolder(out), made)
+    module.write_plan(LocalFolder(out), made, lambda: None)
 
 
 @pytest.mark.slow
@@ -186,7 +186,7 @@ def test_killed_while_planning(make_corpus, tmp_path, monkeypatch):
         patched.setattr(data_tools.corpus_plan, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             shard(corpus, out)
-    assert [path.name for path in out.iterdir()] == ["plan"]
+    assert {path.name for path in out.iterdir()} == {"driver.json", "plan"}
     shard(corpus, out, settings=ShardSettings(interval_s=2.0))
 
 
@@ -290,11 +290,24 @@ def test_bad_input_is_named_and_leaves_nothing(make_corpus, tmp_path, spoil):
     assert not out.exists()
 
 
-def test_a_full_folder_is_refused(make_corpus, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match=r"holds something else \(thesis.tex\)"):
+FOREIGN = ["thesis.tex", "plan/thesis.tex", "plan/thesis.parquet", "plan.json"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_full_folder_is_refused(make_corpus, tmp_path, name):
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text('{"years": "of work"}')
+    with pytest.raises(UserError, match=r"holds something else|of another program"):
         shard(make_corpus(), tmp_path / "out")
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [file]
+
+
+def test_folders_that_are_not_ours_stay(make_corpus, tmp_path):
+    (tmp_path / "out" / "plan" / "deep").mkdir(parents=True)
+    (tmp_path / "out" / "plan" / "deep" / "thesis.tex").touch()
+    shard(make_corpus(), tmp_path / "out")
+    assert (tmp_path / "out" / "plan" / "deep" / "thesis.tex").exists()
 
 
 def test_a_unit_that_fails_is_listed_and_the_others_are_kept(make_corpus, tmp_path, monkeypatch):

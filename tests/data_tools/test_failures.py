@@ -336,3 +336,21 @@ def test_a_unit_that_always_kills_its_worker_stands_alone(make_recordings, tmp_p
         assert validate_dataset(out).problems == []
         patched.undo()
     assert shard(corpus, out, RETRY)["digest"] == shard(make_recordings("whole"), tmp_path / "undisturbed")["digest"]
+
+
+@pytest.mark.parametrize("policy", [None, LENIENT])
+def test_a_unit_that_was_committed_is_there_whatever_became_of_its_worker(
+    make_recordings, tmp_path, monkeypatch, policy
+):
+    """Its worker was killed after the last write, or another driver made it meanwhile."""
+    corpus, out = make_recordings(), tmp_path / "out"
+
+    def killed_late(tasks):
+        for task, result in run_here(tasks):
+            yield task, result and RuntimeError("signal 9")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(data_tools.corpus, "run_beside", killed_late)
+        info = shard(corpus, out, policy)
+    assert "failures" not in info and not failures(out)
+    assert info["digest"] == shard(make_recordings("whole"), tmp_path / "undisturbed")["digest"]
