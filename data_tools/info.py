@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from taudl_dist.dataset import open_dataset, read_manifest
+from data_tools.tracks import rows_by_camera
+from taudl_dist.dataset import Dataset
 from taudl_dist.dataset.schema import SPLITS
 
 
-def dataset_info(path: str | Path) -> dict[str, Any]:
-    """The summary, ready for JSON; times in seconds since the beginning of a camera's video."""
-    dataset = open_dataset(path)
-    manifest = read_manifest(dataset, splits=SPLITS)
+def dataset_info(dataset: Dataset, manifest: pa.Table) -> dict[str, Any]:
+    """The summary, ready for JSON; times in seconds since the beginning of a camera's video. `manifest`: of all splits."""
+    rows, nothing = rows_by_camera(manifest), manifest.slice(0, 0)
     return {
         "digest": dataset.digest,
         "shards": len(dataset.shards),
         "bytes": sum(shard["bytes"] for shard in dataset.info["shards"]),
         "splits": dataset.info["splits"],
         "people": pc.count_distinct(manifest["person_id"]).as_py(),
-        "cameras": [_camera(manifest.filter(pc.equal(manifest["camera"], name)), name) for name in dataset.cameras],
+        "cameras": [_camera(rows.get(name, nothing), name) for name in dataset.cameras],
         "settings": dataset.info.get("settings", {}),
         "encoder": dataset.info.get("encoder", {}),
     }

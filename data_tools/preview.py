@@ -58,8 +58,8 @@ def write_preview(path: str | Path, out: str | Path, *, tracklets: int = 24) -> 
                 sheets.append(_section(camera, split, rows.num_rows, contact_sheet(samples)))
     hidden = len(dataset.cameras) - _MOST_CAMERAS
     page = _PAGE.format(
-        title=f"taudl preview: {html.escape(Path(path).resolve().name)}",
-        table=html.escape(info_table(dataset_info(path))),
+        title=f"taudl preview: {html.escape(dataset.name)}",
+        table=html.escape(info_table(dataset_info(dataset, manifest))),
         histograms=base64.b64encode(_histograms(dataset, manifest, sizes)).decode(),
         note=f"Only the first {_MOST_CAMERAS} cameras; {hidden} more are not shown." if hidden > 0 else "",
         sheets="\n".join(sheets),

@@ -1,18 +1,21 @@
-"""How far `taudl shard` is, told by its output folder alone: units of the plan, and the commit records that lie beside them."""
+"""How far `taudl shard` is, told by its output folder alone: units of the plan, and the commit records that lie there."""
 
 from __future__ import annotations
 
 import json
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+from data_tools.claim import read_driver
+from data_tools.commits import OK
+from data_tools.corpus_plan import PLAN_FILE
+from data_tools.folder import Folder, attempt_of
+from taudl_dist.dataset.dataset import parse_info
 from taudl_dist.dataset.schema import DATASET_FILE, SHARDS_DIR
 from taudl_dist.errors import UserError
 from taudl_dist.training.interval import clock, duration
 
-_OK = ".ok.json"
 _RECENT = 20
 """Units that the speed is taken from."""
 
@@ -23,7 +26,9 @@ class ShardState:
 
     dataset: str
     state: str
-    """finished, or unfinished: whether somebody works on it does not stand in the folder."""
+    """finished, or unfinished."""
+    driver: dict[str, Any] | None
+    """Host, pid and start of the `taudl shard` that works on it, or was killed; None where none does."""
     units: int
     """Of the plan."""
     done: int
@@ -40,6 +45,9 @@ class ShardState:
     def as_text(self) -> str:
         """A few lines for people."""
         lines = [f"{self.dataset}: {self.state}, {self.done} of {self.units} units done"]
+        if self.driver:
+            who = "{host}, pid {pid}, since {since}".format(**self.driver)
+            lines.append(f"  driver      {who}; if it does not run any more, the same command goes on")
         if self.last_age_s is not None:
             lines.append(f"  last        {duration(self.last_age_s)} ago")
         if self.units_per_s and self.left_s is not None and self.state != "finished":
@@ -48,36 +56,52 @@ class ShardState:
         return "\n".join(lines)
 
 
-def shard_state(path: Path) -> ShardState:
+def shard_state(folder: Folder) -> ShardState:
     """Reads how far it is.
 
     Raises:
         UserError: the folder holds no plan of `taudl shard`.
     """
-    finished = (path / DATASET_FILE).is_file()
-    committed = sorted(file.stat().st_mtime for file in (path / SHARDS_DIR).glob(f"*{_OK}"))
-    units = _planned(path, default=len(committed) if finished else None)
-    recent = committed[-_RECENT:]
+    plan, info, driver = _plan(folder), _info(folder), read_driver(folder)
+    if plan is None and info is None:
+        raise UserError(f"{folder}: no plan of `taudl shard` in it")
+    newest: dict[str, float] = {}  # of the attempts at a unit
+    for name, changed in folder.changed(SHARDS_DIR).items():
+        unit = attempt_of(name.removesuffix(OK))[0]
+        if name.endswith(OK) and (plan is None or unit in plan["units"]):
+            newest[unit] = max(changed, newest.get(unit, changed))
+    units = len(newest if plan is None else plan["units"])  # imported benchmarks have no plan
+    is_finished = info is not None and driver is None and (plan is None or info["source"]["plan"] == plan["digest"])
+    recent = sorted(newest.values())[-_RECENT:]
     span_s = recent[-1] - recent[0] if len(recent) > 1 else 0.0
     rate = (len(recent) - 1) / span_s if span_s > 0 else None
     return ShardState(
-        dataset=str(path),
-        state="finished" if finished else "unfinished",
+        dataset=str(folder),
+        state="finished" if is_finished else "unfinished",
+        driver=driver,
         units=units,
-        done=len(committed),
-        last_age_s=max(0.0, time.time() - committed[-1]) if committed else None,
+        done=len(newest),
+        last_age_s=max(0.0, time.time() - recent[-1]) if recent else None,
         units_per_s=rate,
-        left_s=(units - len(committed)) / rate if rate else None,
+        left_s=(units - len(newest)) / rate if rate else None,
     )
 
 
-def _planned(path: Path, *, default: int | None) -> int:
-    file = path / "plan.json"
+def _plan(folder: Folder) -> dict[str, Any] | None:
+    """Digest and names of the units of plan.json."""
     try:
-        return len(json.loads(file.read_bytes())["units"])
+        plan = json.loads(folder.read(PLAN_FILE))
+        return {"digest": plan["digest"], "units": {unit["name"] for unit in plan["units"]}}
     except FileNotFoundError:
-        if default is not None:  # imported benchmarks have no plan
-            return default
-        raise UserError(f"{path}: no plan of `taudl shard` in it") from None
+        return None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file}: damaged ({error!r}); see `taudl shard --help` on how to go on") from None
+        raise UserError(
+            f"{folder}/{PLAN_FILE}: damaged ({error!r}); see `taudl shard --help` on how to go on"
+        ) from None
+
+
+def _info(folder: Folder) -> dict[str, Any] | None:
+    try:
+        return parse_info(folder.read(DATASET_FILE), f"{folder}/{DATASET_FILE}")
+    except FileNotFoundError:
+        return None

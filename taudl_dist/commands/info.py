@@ -31,6 +31,9 @@ def main(argv: Sequence[str]) -> None:
     args = parse(InfoArgs, argv, command="info")
     path = dataset_path(args.dataset, args.data)
     from data_tools.info import dataset_info, info_table
+    from taudl_dist.dataset import open_dataset, read_manifest
+    from taudl_dist.dataset.schema import SPLITS
 
-    info = dataset_info(path)
+    dataset = open_dataset(path)
+    info = dataset_info(dataset, read_manifest(dataset, splits=SPLITS))
     print(json.dumps(info) if args.json else info_table(info))

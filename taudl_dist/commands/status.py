@@ -33,7 +33,7 @@ class StatusArgs:
     """
 
     run: Annotated[str, tyro.conf.Positional] = ""
-    """Run folder, the --out of `taudl train`; or the --out of `taudl shard`."""
+    """Run folder, the --out of `taudl train`; or the --out of `taudl shard`, which may be an s3:// or gs:// URI."""
     json: bool = False
     """Print the result as one JSON object."""
     watch: bool = False
@@ -46,28 +46,37 @@ def main(argv: Sequence[str]) -> None:
     if not args.run:
         raise UsageError("the run folder is missing; for instance: taudl status runs/first")
     while True:
-        is_over = _show(Path(args.run), as_json=args.json, again=args.watch)
+        is_over = _show(args.run, as_json=args.json, again=args.watch)
         if is_over or not args.watch:
             return
         time.sleep(_INTERVAL_S)
 
 
-def _show(path: Path, *, as_json: bool, again: bool) -> bool:
+def _show(place: str, *, as_json: bool, again: bool) -> bool:
     """Prints the state; whether it is the last."""
     from taudl_dist.training.run_state import run_state
 
-    if not (path / "run.json").exists() and ((path / "plan.json").exists() or (path / "dataset.json").exists()):
+    if _is_dataset(place):
+        from data_tools.folder import open_folder
         from data_tools.shard_state import shard_state
 
-        corpus = shard_state(path)
+        corpus = shard_state(open_folder(place))
         found, text, is_over = corpus.as_dict(), corpus.as_text(), corpus.state == "finished"
     else:
-        run = run_state(path)
+        run = run_state(Path(place))
         found, text, is_over = run.as_dict(), as_text(run), run.is_over
     if again and sys.stdout.isatty() and not as_json:
         print("\033[H\033[2J", end="")
     print(json.dumps(found) if as_json else clean(text), flush=True)
     return is_over
+
+
+def _is_dataset(place: str) -> bool:
+    """Runs lie on a disk, and a dataset may lie in an object store."""
+    from taudl_dist.dataset.location import is_remote
+
+    names = {path.name for path in Path(place).glob("*.json")}
+    return is_remote(place) or ("run.json" not in names and bool(names & {"plan.json", "dataset.json"}))
 
 
 def as_text(state: RunState) -> str:

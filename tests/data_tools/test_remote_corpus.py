@@ -263,6 +263,12 @@ def test_the_command(places, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["digest"] == places.info()["digest"]
     assert main(["shard", *flags, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["is_finished"]
+    assert main(["status", places.out, "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (status["state"], status["done"], status["units"], status["driver"]) == ("finished", 8, 8, None)
+    assert "?" not in status["dataset"]
+    assert main(["preview", places.out, "--out", str(tmp_path / "preview.html")]) == 0
+    assert "<title>taudl preview: out</title>" in (tmp_path / "preview.html").read_text()
     mixed = ["--videos", str(places.corpus.videos), "--tracks", places.tracks, "--out", str(tmp_path / "mixed"), *FLAGS]
     assert main(["shard", *mixed]) == 0
     assert open_dataset(tmp_path / "mixed").digest == places.info()["digest"]
