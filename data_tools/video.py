@@ -6,6 +6,7 @@ route of time stamps and key frames, which gives the same frames. Damage is an e
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,10 +133,16 @@ _MIN_SKIPPED = 8
 """Frames that a jump must save; it costs a few, for the decoder begins with an empty pipeline."""
 _HIDDEN_FRAMES = ("vp8",)
 """Codecs with packets that show nothing."""
-_SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video")
-"""Codecs whose decoder can leave out a frame that no other needs."""
+_SKIPPING = ("h264", "mpeg4", "mpeg2video", "mpeg1video")
+"""Codecs whose decoder can leave out a frame that no other needs; that of hevc leaves out frames that higher temporal layers need."""
+_WAITING = ("h264", "hevc")
+"""Codecs whose decoder, after a jump, shows nothing until it can show what it should."""
 _TRIED = 32
 """Packets decoded to see whether frames are what their packets say."""
+_FEW_HOLES = 0.05
+"""Share of the steps of time below which long ones are packets that were lost: a decoder may then show fewer frames than there are packets,
+and only counting tells which. Where there are more, the rate varies."""
+_NO_STAMP = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,41 +172,62 @@ class Route:
 
 def index_frames(path: str | Source) -> FrameIndex | None:
     """One pass over a file's packets, of which the first few are decoded. None: it can only be read from the beginning, because it has
-    no usable time stamps, begins in the middle of a group, or has packets that are not one frame each.
+    no usable time stamps, a clock that goes back or has holes, other packets than its header announces, or packets that are not one frame
+    each, or because it begins in the middle of a group.
 
     Raises:
         UserError: damaged or cut off.
     """
     with _opened(path) as (container, stream):
-        packets: list[tuple[int | None, int | None, bool]] = []
+        stamps, decoding_stamps, is_key = array("q"), array("q"), bytearray()
         shown: list[int | None] = []
+        num_hidden = 0
         try:
             for number, packet in enumerate(container.demux(stream)):
                 if packet.is_corrupt:
-                    raise _damaged(path, len(packets), "a packet is cut off")
-                if packet.size and not packet.is_discard:
-                    packets.append((packet.pts, packet.dts, packet.is_keyframe))
+                    raise _damaged(path, len(stamps), "a packet is cut off")
+                if packet.size and packet.is_discard:  # hidden by an edit list
+                    num_hidden += 1
+                elif packet.size:
+                    stamps.append(_NO_STAMP if packet.pts is None else packet.pts)
+                    decoding_stamps.append(_NO_STAMP if packet.dts is None else packet.dts)
+                    is_key.append(packet.is_keyframe)
                 if packet.size and number < _TRIED:
                     shown += [frame.pts for frame in packet.decode()]
         except _ffmpeg_error() as error:
-            raise _damaged(path, len(packets), error) from None
-        if len(packets) < 0.98 * stream.frames:  # an edit list may hide a few
-            raise _damaged(path, len(packets), f"its header announces {stream.frames} frames")
+            raise _damaged(path, len(stamps), error) from None
+        num_packets, announced = len(stamps) + num_hidden, stream.frames
+        if num_packets < 0.98 * announced:
+            raise _damaged(path, len(stamps), f"its header announces {announced} frames")
         has_hidden = stream.codec_context.name in _HIDDEN_FRAMES
-    by_stamp = {pts: (pts if dts is None else dts, is_key) for pts, dts, is_key in packets if pts is not None}
-    stamps = sorted(by_stamp)
-    if (
-        has_hidden
-        or not stamps
-        or len(stamps) < len(packets)
-        or not by_stamp[stamps[0]][1]
-        or shown != stamps[: len(shown)]
-    ):
+    if has_hidden or announced not in (0, num_packets):
         return None
-    decoding_stamps, is_key = zip(*(by_stamp[pts] for pts in stamps))
-    return FrameIndex(
-        stamps=np.array(stamps, np.int64), decoding_stamps=np.array(decoding_stamps, np.int64), is_key=np.array(is_key)
+    return _index(np.array(stamps, np.int64), np.array(decoding_stamps, np.int64), np.array(is_key, bool), shown)
+
+
+def _index(
+    stamps: np.ndarray, decoding_stamps: np.ndarray, is_key: np.ndarray, shown: list[int | None]
+) -> FrameIndex | None:
+    """The index of packets (N,) in the order of the file, if what was `shown` of the first ones agrees with it."""
+    is_known = decoding_stamps != _NO_STAMP
+    steps = np.diff(decoding_stamps[is_known])
+    holes = (steps > 1.5 * np.median(steps)).mean() if len(steps) else 0.0
+    order = np.argsort(stamps)
+    index = FrameIndex(
+        stamps=stamps[order],
+        decoding_stamps=np.where(is_known, decoding_stamps, stamps)[order],
+        is_key=is_key[order],
     )
+    is_usable = (
+        len(stamps)
+        and index.stamps[0] != _NO_STAMP
+        and (np.diff(index.stamps) > 0).all()
+        and (steps >= 0).all()
+        and not 0 < holes < _FEW_HOLES
+        and index.is_key[0]
+        and shown == index.stamps[: len(shown)].tolist()
+    )
+    return index if is_usable else None
 
 
 def find_route(index: FrameIndex, wanted: np.ndarray) -> Route:
@@ -268,6 +296,7 @@ def _guided(container: Any, stream: Any, wanted: np.ndarray, route: Route, run: 
     stamps, indices = route.stamps[run].tolist(), wanted[run].tolist()
     key_stamp, needed, is_first = int(route.key_stamps[run][0]), set(stamps), True
     context, at = stream.codec_context, 0
+    has_key = context.name in _WAITING  # what a container calls a key frame may be none
     try:
         if route.keys[run][0] > 0:
             container.seek(int(route.seek_stamps[run][0]), stream=stream)
@@ -277,13 +306,14 @@ def _guided(container: Any, stream: Any, wanted: np.ndarray, route: Route, run: 
             if context.name in _SKIPPING:
                 context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in needed else "NONREF"
             for frame in packet.decode():
+                has_key = has_key or frame.key_frame
                 if frame.pts is not None and frame.pts < key_stamp:
                     continue  # the seek may land on an earlier key frame
                 if (
                     frame.pts is None
                     or frame.is_corrupt
                     or frame.pts > stamps[at]
-                    or (is_first and frame.pts != key_stamp)
+                    or (is_first and not (has_key and frame.pts == key_stamp))
                 ):
                     return
                 is_first = False
@@ -302,32 +332,27 @@ def _from_the_beginning(path: str | Source, wanted: np.ndarray | None) -> Iterat
     target = None if queue is None else next(queue, -1)
     if target == -1:
         return
-    index = -1
+    index, num_hidden = -1, 0
     with _opened(path) as (container, stream):
-        for index, frame in _decode(path, container, stream):
-            if target is None or index == target:
-                yield index, frame
-                if queue is not None and (target := next(queue, None)) is None:
-                    return
-        expected = stream.frames if wanted is None else int(wanted[-1]) + 1
+        try:
+            for packet in container.demux(stream):
+                if packet.is_corrupt:
+                    raise _damaged(path, index + 1, "a packet is cut off")
+                num_hidden += packet.is_discard
+                for frame in packet.decode():
+                    index += 1
+                    if target is None or index == target:
+                        yield index, frame
+                        if queue is not None and (target := next(queue, None)) is None:
+                            return
+        except _ffmpeg_error() as error:
+            raise _damaged(path, index + 1, error) from None
+        expected = stream.frames - num_hidden if wanted is None else int(wanted[-1]) + 1
     if index + 1 < expected:
         raise UserError(
             f"{path}: the video ends after frame {index}, but {expected} frames were expected: it is cut off, or the"
             " tracks belong to another file; copy it again or give the matching tracks"
         )
-
-
-def _decode(path: str | Source, container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
-    index = 0
-    try:
-        for packet in container.demux(stream):
-            if packet.is_corrupt:
-                raise _damaged(path, index, "a packet is cut off")
-            for frame in packet.decode():
-                yield index, frame
-                index += 1
-    except _ffmpeg_error() as error:
-        raise _damaged(path, index, error) from None
 
 
 @contextmanager

@@ -135,6 +135,75 @@ def test_a_route_gives_the_frames_of_reading_through(case, tmp_path, monkeypatch
     assert is_believed in (not counted, None)
 
 
+NO = video_module._NO_STAMP
+LONG = list(range(100))
+INDICES = [
+    # time stamps, of decoding, key frames, first frames shown; usable
+    ([0, 3, 1, 2, 4], [-2, -1, 0, 1, 2], [0, 4], [0, 1, 2], True),
+    ([0, 3, 1, 2, 4], [NO, NO, 0, 1, 2], [0, 4], [], True),
+    ([], [], [], [], False),
+    ([0, NO, 2], [0, 1, 2], [0], [0], False),
+    ([0, 1, 1, 2], [0, 1, 1, 2], [0], [0], False),  # two packets for one frame, or a clock that began again
+    ([*LONG, 60.5, *range(100, 150)], [*LONG, 60.5, *range(100, 150)], [0], [0], False),  # a clock that went back
+    ([0, 1, 2], [0, 1, 2], [1], [0], False),  # begins in mid-group
+    ([0, 1, 2], [0, 1, 2], [0], [0, 2], False),  # shows other frames
+    ([*LONG, *range(103, 150)], [*LONG, *range(103, 150)], [0], [0], False),  # packets were lost
+    ([0, 1, 4, 5, 8, 13, 14], [0, 1, 4, 5, 8, 13, 14], [0], [0], True),  # a rate that varies
+]
+
+
+@pytest.mark.parametrize("case", INDICES)
+def test_packets_that_can_be_jumped_to(case):
+    stamps, decoding, keys, shown, is_usable = case
+    stamps, decoding = (np.array([value if value == NO else 2 * value for value in row], np.int64) for row in case[:2])
+    is_key = np.isin(np.arange(len(stamps)), keys)
+    index = video_module._index(stamps, decoding, is_key, [2 * stamp for stamp in shown])
+    assert (index is not None) == is_usable
+    if index is not None:
+        assert np.array_equal(index.stamps, np.sort(stamps)) and index.is_key.sum() == len(keys)
+        assert (index.decoding_stamps <= index.stamps).all()
+
+
+def copied(path, target, change):
+    """The packets of a video in another file, those for which `change(number, packet)` is not False."""
+    import av
+
+    with av.open(str(path)) as source, av.open(str(target), "w") as sink:
+        stream = sink.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.dts is not None and change(number, packet) is not False:
+                packet.stream = stream
+                sink.mux(packet)
+    return target
+
+
+def test_key_frames_that_are_none_are_not_believed(tmp_path):
+    def flag(_number, packet):
+        packet.is_keyframe = True
+
+    path = copied(coded(tmp_path / "cam.mp4", "mpeg4", g=20, bf=0), tmp_path / "lies.mp4", flag)
+    index, whole, wanted = index_frames(path), dict(iter_frames(path)), np.array([3, 31, 71, 110])
+    assert index.is_key.all()
+    for number, found in iter_pictures(path, wanted=wanted, route=find_route(index, wanted)):
+        assert np.array_equal(found.rgb, whole[number]), number
+
+
+def test_frames_hidden_by_an_edit_list(video, tmp_path):
+    """What `ffmpeg -ss ... -c copy` writes: packets from a key frame on, of which the first are not shown."""
+
+    begun = []
+
+    def cut(_number, packet):
+        begun.extend([packet] if packet.is_keyframe and packet.pts >= 50 * packet.duration else [])
+        packet.pts, packet.dts = packet.pts - 60 * packet.duration, packet.dts - 60 * packet.duration
+        return bool(begun)
+
+    path = copied(video, tmp_path / "cut.mp4", cut)
+    shown = [number_of(frame) for _, frame in iter_frames(path)]
+    assert shown == list(range(shown[0], COUNT)) and shown[0] > 50
+    assert len(index_frames(path).stamps) == len(shown)
+
+
 def test_a_route_that_leads_elsewhere_is_not_believed(video):
     wanted = np.array([3, 60, 110])
     right = find_route(index_frames(video), wanted)
