@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from taudl_dist.errors import UserError
+
 _PLANAR = ("yuv420p", "yuvj420p")
 """Formats cut before they are converted: what nearly all cameras and encoders write. Of others the whole frame is converted."""
 _STEP = 32
@@ -22,11 +24,20 @@ class Picture:
     decoded: Any
 
     def cut(self, box: np.ndarray) -> np.ndarray:
-        """RGB uint8 (h, w, 3) of a box x1 y1 x2 y2 in whole pixels inside the frame."""
+        """RGB uint8 (h, w, 3) of a box x1 y1 x2 y2 in whole pixels.
+
+        Raises:
+            UserError: the box is not inside the frame.
+        """
         x1, y1, x2, y2 = (int(value) for value in box)
+        width, height = self.decoded.width, self.decoded.height
+        if x2 > width or y2 > height:
+            raise UserError(
+                f"a frame at {self.decoded.time or 0:.2f} s has {width} x {height} pixels, too few for a box that ends at {x2}, {y2}: the"
+                " size changes in mid-stream; write the video anew at one size, or cut it there"
+            )
         left, top = x1 // _STEP * _STEP, y1 // _STEP * _STEP
-        right = min(-(-x2 // _STEP) * _STEP, self.decoded.width)
-        bottom = min(-(-y2 // _STEP) * _STEP, self.decoded.height)
+        right, bottom = min(-(-x2 // _STEP) * _STEP, width), min(-(-y2 // _STEP) * _STEP, height)
         if self._is_cut_first:
             return self._converted(left, top, right, bottom)[y1 - top : y2 - top, x1 - left : x2 - left]
         return self.rgb[y1:y2, x1:x2]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_tools.picture import Picture
+from taudl_dist.errors import UserError
 
 KINDS = [
     # width, height, format, colour space, range (1: limited, 2: full)
@@ -36,6 +37,13 @@ def test_a_cut_is_a_part_of_the_whole(kind):
     for box in [*boxes, *np.array(edges)]:
         x1, y1, x2, y2 = box.tolist()
         assert np.array_equal(Picture(frame).cut(box), whole[y1:y2, x1:x2]), box
+
+
+def test_a_frame_that_is_smaller_than_its_boxes():
+    frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24").reformat(format="yuv420p")
+    for box in ([70, 10, 90, 40], [40, 10, 90, 40], [10, 10, 40, 60]):
+        with pytest.raises(UserError, match="has 64 x 48 pixels, too few for a box that ends at"):
+            Picture(frame).cut(np.array(box))
 
 
 def test_the_whole_is_converted_once():
