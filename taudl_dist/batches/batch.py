@@ -41,6 +41,11 @@ class Composition:
         """N_bs of Eq. 2."""
         return len(self.cameras) * self.frames
 
+    @property
+    def rank_images(self) -> tuple[int, ...]:
+        """Images of every worker."""
+        return tuple(count * self.frames for count in self.rank_tracklets)
+
     def tracklets_of(self, rank: int) -> slice:
         """Where a worker's tracklets stand among the N."""
         first = sum(self.rank_tracklets[:rank])

@@ -187,6 +187,11 @@ class _Heads:
         )
 
 
+def _rows_of_tracklet(config: Config) -> int:
+    """Features of a tracklet that all workers get: its images' where matches are sought, its mean for CCTA."""
+    return config.batch.frames if config.loss.mutual_weight else int(config.loss.ccta_weight > 0)
+
+
 def _signatures_moved(cameras: NDArray[np.int64], owners: NDArray[np.int64], config: Config) -> int:
     """Pairs of a step whose two cameras' heads lie on different workers."""
     from taudl_dist.losses.mutual import sought_pairs
@@ -232,9 +237,7 @@ def _traffic(heads: _Heads, config: Config, sample: list[_Step], workers: int) -
         parameters=parameters,
         statistics=statistics * (3 if config.model.batch_norm == "sync" else 1),
         feature_dim=feature_dim(config.model),
-        tracklets=max(max(step.rank_tracklets) for step in sample)
-        if config.loss.ccta_weight or config.loss.mutual_weight
-        else 0,
+        rows_to_all=max(max(step.rank_tracklets) for step in sample) * _rows_of_tracklet(config),
         images_sent=0.0 if is_replicated else _mean([sent for sent, _, _ in heads.exchanged]),
         signatures_sent=heads.signatures_sent,
         head_rows=round(heads.moved_labels) if is_replicated else 0,

@@ -6,7 +6,9 @@ a, and another camera b:
 
     j = argmax_k (W_b s_i + c_b)_k                               what i looks most like in b
     i finds back if l = argmax_k cos(W_b[j] - mean W_b, W_a[k] - mean W_a)
-    L = 1/P * sum over the P pairs (i, b) that find back of -log softmax_j (W_b s_i + c_b)
+    L = 1/P * sum over the pairs (i, b) that find back of the mean over i's images x of -log softmax_j (W_b x + c_b)
+
+with P pairs (i, b) in all.
 
 Pure functions on tensors; `taudl_dist.training.mutual` brings the sides together where heads lie on several ranks.
 """
@@ -40,22 +42,28 @@ def sought_pairs(cameras: NDArray[np.int64], *, step: int, at_most: int) -> tupl
     return np.repeat(np.arange(len(cameras)), count), sought.ravel().astype(np.int64)
 
 
-def seek(means: torch.Tensor, head: Head) -> tuple[torch.Tensor, torch.Tensor]:
-    """What tracklets look most like in a camera.
+@torch.no_grad()
+def seek(means: torch.Tensor, head: Head) -> torch.Tensor:
+    """The labels (n,) of a camera that tracklets of others look most like.
 
     Args:
-        means: (n, D) of tracklets of other cameras.
+        means: (n, D) of the tracklets.
         head: the camera's.
-
-    Returns:
-        Labels j (n,) and the cross entropy against them (n,), differentiable in means and head; in float32 at least.
     """
-    dtype = torch.promote_types(means.dtype, torch.float32)
-    weight, bias = head
-    with torch.autocast(means.device.type, enabled=False):
-        scores = F.linear(means.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
-        labels = scores.detach().argmax(1)
-        return labels, F.cross_entropy(scores, labels, reduction="none")
+    return _scores(means, head).argmax(1)
+
+
+def pull(features: torch.Tensor, labels: torch.Tensor, head: Head) -> torch.Tensor:
+    """Cross entropy (n,) of tracklets against labels of another camera, the mean over their images; in float32 at least.
+
+    Args:
+        features: (n, F, D).
+        labels: (n,).
+        head: that camera's.
+    """
+    scores = _scores(features.flatten(0, 1), head)
+    loss = F.cross_entropy(scores, labels.repeat_interleave(features.shape[1]), reduction="none")
+    return loss.unflatten(0, (-1, features.shape[1])).mean(1)
 
 
 @torch.no_grad()
@@ -81,3 +89,10 @@ def find_back(rows: torch.Tensor, head: Head) -> torch.Tensor:
     square = torch.linalg.vector_norm(weight, dim=1).square() - 2 * (weight @ mean) + mean @ mean
     towards = F.linear(rows, weight) - (rows @ mean)[:, None]
     return (towards / square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()).argmax(1)
+
+
+def _scores(features: torch.Tensor, head: Head) -> torch.Tensor:
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    weight, bias = head
+    with torch.autocast(features.device.type, enabled=False):
+        return F.linear(features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))

@@ -26,8 +26,8 @@ class StepCounts:
     """Numbers of batch norm: 2C + 1 a layer, once a step for `group`, three times for `sync`."""
     feature_dim: int
     """D."""
-    tracklets: int = 0
-    """On the rank that has most; 0 without CCTA and mutual association."""
+    rows_to_all: int = 0
+    """Rows of features that all ranks get from the rank that has most: tracklets' means (CCTA), images (mutual association), or 0."""
     images_sent: float = 0.0
     """Of a rank, those whose camera's head another rank owns."""
     signatures_sent: float = 0.0
@@ -41,14 +41,15 @@ class StepCounts:
 def step_traffic(counts: StepCounts) -> dict[str, float]:
     """Bytes a rank sends in a step, by what they are.
 
-    `backbone`: its gradient, summed. `statistics`: batch norm's. `means`: of tracklets to all ranks, and their gradient back (CCTA).
+    `backbone`: its gradient, summed. `statistics`: batch norm's. `means`: of tracklets to all ranks (CCTA), or the features of all
+    images once mutual association is in force, and their gradient back.
     `features`: of images to the owner of their head, and their gradient back (PCTD). `signatures`: rows of heads (mutual association). `heads`: gradient of replicated heads.
     """
     world_size, row = counts.world_size, counts.feature_dim * counts.value_bytes
     return {
         "backbone": all_reduce_bytes(counts.parameters * counts.value_bytes, world_size),
         "statistics": all_reduce_bytes(counts.statistics * counts.value_bytes, world_size),
-        "means": 2 * all_gather_bytes(counts.tracklets * row, world_size),
+        "means": 2 * all_gather_bytes(counts.rows_to_all * row, world_size),
         "features": 2 * counts.images_sent * row,
         "signatures": counts.signatures_sent * row,
         "heads": all_reduce_bytes(counts.head_rows * (row + counts.value_bytes), world_size),

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from taudl_dist.batches import Composition
-from taudl_dist.losses.mutual import find_back, seek, signatures, sought_pairs
+from taudl_dist.losses.mutual import find_back, pull, seek, signatures, sought_pairs
 from taudl_dist.parallel import Route, exchange
 from taudl_dist.training.heads import Leaves
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def mutual_share(
-    learner: Learner, means: torch.Tensor, composition: Composition, leaves: Leaves, *, step: int
+    learner: Learner, features: torch.Tensor, composition: Composition, leaves: Leaves, *, step: int
 ) -> torch.Tensor:
     """This worker's share of the mutual association of the global batch; a collective.
 
     Args:
-        means: (N, D) of all tracklets of the global batch, differentiable.
+        features: (N_bs, D) of all images of the global batch, differentiable.
         leaves: the heads held here of the cameras present.
     """
     world, owners = learner.world, learner.owners
@@ -34,17 +34,20 @@ def mutual_share(
     tracklets, sought = tracklets[order], sought[order]
     seekers, homes = owners[sought], composition.cameras[tracklets]
 
-    own = np.flatnonzero(seekers == world.rank)
-    losses, rows = [means.sum(dtype=torch.promote_types(means.dtype, torch.float32))[None] * 0], [means[:0].detach()]
+    images = features.unflatten(0, (-1, composition.frames))
+    means, own = images.detach().mean(1), np.flatnonzero(seekers == world.rank)
+    # features of no rows: nothing to sum, but in the graph, for a rank may own no head of this batch
+    losses, rows = [images[:0].sum((1, 2), dtype=torch.promote_types(images.dtype, torch.float32))], [means[:0]]
     for camera, pairs in _runs(sought[own]):
-        labels, loss = seek(means[_on(means, tracklets[own[pairs]])], leaves[camera])
-        losses.append(loss)
+        chosen = _on(features, tracklets[own[pairs]])
+        labels = seek(means[chosen], leaves[camera])
+        losses.append(pull(images[chosen], labels, leaves[camera]))
         rows.append(signatures(leaves[camera], labels))
     rank_pairs = np.bincount(seekers, minlength=world.size).tolist()
     route = Route.plan(owners[homes], rank_pairs, world.rank)
     arrived = exchange(torch.cat(rows), route)
 
-    finds = torch.zeros(len(tracklets), dtype=means.dtype, device=means.device)
+    finds = means.new_zeros(len(tracklets))
     labels_of = composition.labels[tracklets]
     for camera, pairs in _runs(homes[route.rows]):
         back = find_back(arrived[_on(means, pairs)], leaves[camera])
@@ -52,7 +55,8 @@ def mutual_share(
         finds[_on(means, places)] = (back == _on(means, labels_of[places])).to(finds.dtype)
     if world.size > 1:
         dist.all_reduce(finds)
-    return torch.cat(losses)[1:] @ finds[_on(means, own)].to(losses[0].dtype) / max(1, len(tracklets)) + losses[0].sum()
+    loss = torch.cat(losses)
+    return loss @ finds[_on(means, own)].to(loss.dtype) / max(1, len(tracklets))
 
 
 def _runs(cameras: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:

@@ -46,12 +46,10 @@ def train_step(learner: Learner, batch: Batch, *, lr: float) -> torch.Tensor:
     discrimination = _discrimination(learner, own, composition)
     leaves = learner.heads.heads.leaves(learner.present(composition))
     seeks_matches = config.loss.mutual_weight > 0 and batch.step >= config.loss.mutual_start * config.steps
-    with_ccta, association, mutual = config.loss.ccta_weight > 0, None, None
-    if with_ccta or seeks_matches:
-        association = _association(learner, own, composition)
-    if association and seeks_matches:
-        mutual = mutual_share(learner, association.means, composition, leaves, step=batch.step)
-    share = joint_share(discrimination, association if with_ccta else None, mutual, heads=leaves, config=config.loss)
+    everyone = gather(own, composition.rank_images) if seeks_matches else None
+    association = _association(learner, own, everyone, composition) if config.loss.ccta_weight > 0 else None
+    mutual = None if everyone is None else mutual_share(learner, everyone, composition, leaves, step=batch.step)
+    share = joint_share(discrimination, association, mutual, heads=leaves, config=config.loss)
     share.loss.backward()
     assert own.grad is not None
     # DDP divides the network's gradient by the number of workers: the factor W, in this one place
@@ -80,7 +78,7 @@ def _discrimination(learner: Learner, own: torch.Tensor, composition: Compositio
     head_of, label = (
         as_joint_labels(cameras, labels, learner.label_offsets) if config.joint_labels else (cameras, labels)
     )
-    rank_images = [count * composition.frames for count in composition.rank_tracklets]
+    rank_images = composition.rank_images
     destinations = (
         np.repeat(np.arange(len(rank_images)), rank_images)
         if learner.is_replicated
@@ -97,11 +95,16 @@ def _discrimination(learner: Learner, own: torch.Tensor, composition: Compositio
     )
 
 
-def _association(learner: Learner, own: torch.Tensor, composition: Composition) -> Association:
+def _association(
+    learner: Learner, own: torch.Tensor, everyone: torch.Tensor | None, composition: Composition
+) -> Association:
     """What CCTA sees here: the mean feature of every tracklet of the global batch, of which this worker answers for its own."""
-    means = own.unflatten(0, (-1, composition.frames)).mean(1)
+
+    def means(features: torch.Tensor) -> torch.Tensor:
+        return features.unflatten(0, (-1, composition.frames)).mean(1)
+
     return Association(
-        means=gather(means, composition.rank_tracklets),
+        means=gather(means(own), composition.rank_tracklets) if everyone is None else means(everyone),
         cameras=torch.from_numpy(composition.cameras),
         own=composition.tracklets_of(learner.world.rank),
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from taudl_dist.losses.mutual import find_back, seek, signatures, sought_pairs
+from taudl_dist.losses.mutual import find_back, pull, seek, signatures, sought_pairs
 
 
 def head(labels: int, width: int = 7, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,13 +17,16 @@ def head(labels: int, width: int = 7, seed: int = 0) -> tuple[torch.Tensor, torc
 
 def test_seek_gives_the_label_of_the_largest_score_and_its_cross_entropy() -> None:
     weight, bias = head(5)
-    means = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    labels, loss = seek(means, (weight, bias))
-    scores = means @ weight.T + bias
-    assert labels.tolist() == scores.argmax(1).tolist()
-    torch.testing.assert_close(loss, -scores.log_softmax(1).max(1).values)
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(4, 3, 7, dtype=torch.float64, generator=generator, requires_grad=True)
+    labels = seek(features.mean(1), (weight, bias))
+    assert labels.tolist() == (features.mean(1) @ weight.T + bias).argmax(1).tolist()
+    loss = pull(features, labels, (weight, bias))
+    for tracklet, label, found in zip(features, labels, loss):
+        expected = [-(weight @ image + bias).log_softmax(0)[label] for image in tracklet]
+        torch.testing.assert_close(found, torch.stack(expected).mean())
     loss.sum().backward()
-    assert means.grad is not None and means.grad.abs().sum() > 0
+    assert features.grad is not None and features.grad.abs().sum() > 0
 
 
 def test_find_back_is_the_largest_cosine_of_centred_weights() -> None:
@@ -45,8 +48,8 @@ def test_a_camera_with_one_label_finds_nobody_back() -> None:
 def test_equal_rows_are_no_division_by_zero() -> None:
     same = (torch.ones(3, 7), None)
     assert torch.isfinite(find_back(torch.ones(2, 7), same).double()).all()
-    labels, loss = seek(torch.ones(2, 7), same)
-    assert labels.tolist() == [0, 0] and torch.isfinite(loss).all()
+    labels = seek(torch.ones(2, 7), same)
+    assert labels.tolist() == [0, 0] and torch.isfinite(pull(torch.ones(2, 1, 7), labels, same)).all()
 
 
 @pytest.mark.parametrize(("num_cameras", "at_most"), [(1, 8), (2, 8), (3, 1), (6, 8), (6, 2), (7, 4), (40, 8)])

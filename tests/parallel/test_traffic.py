@@ -37,7 +37,7 @@ CASES = [
     (1, {}, {"backbone": 0, "statistics": 0, "means": 0, "features": 0}, "alone: nothing"),
     (2, {}, {"backbone": 4000, "statistics": 28, "means": 2 * 6 * 64, "features": 2 * 5 * 64, "heads": 0}, "two"),
     (4, {"value_bytes": 8}, {"backbone": 12000, "means": 2 * 3 * 6 * 128}, "fp64"),
-    (4, {"tracklets": 0}, {"means": 0}, "without CCTA"),
+    (4, {"rows_to_all": 0}, {"means": 0}, "without CCTA"),
     (2, {"signatures_sent": 3.0}, {"signatures": 3 * 64}, "mutual association"),
     (2, {"images_sent": 0, "head_rows": 10}, {"features": 0, "heads": 10 * 17 * 4}, "replicated heads"),
 ]
@@ -45,7 +45,7 @@ CASES = [
 
 @pytest.mark.parametrize(("world_size", "changes", "expected", "remark"), CASES)
 def test_step_traffic(world_size, changes, expected, remark):
-    counts = {"parameters": 1000, "statistics": 7, "feature_dim": 16, "tracklets": 6, "images_sent": 5.0} | changes
+    counts = {"parameters": 1000, "statistics": 7, "feature_dim": 16, "rows_to_all": 6, "images_sent": 5.0} | changes
     if world_size == 1:
         counts["images_sent"] = 0.0
     traffic = step_traffic(StepCounts(world_size=world_size, **counts))
@@ -53,7 +53,7 @@ def test_step_traffic(world_size, changes, expected, remark):
 
 
 def test_gathering_everything_costs_the_frames_more_for_the_means_alone():
-    counts = StepCounts(world_size=8, parameters=1000, statistics=7, feature_dim=16, tracklets=6, images_sent=21.0)
+    counts = StepCounts(world_size=8, parameters=1000, statistics=7, feature_dim=16, rows_to_all=6, images_sent=21.0)
     old, new = gathered_traffic(counts, images=24), step_traffic(counts)
     assert old["features"] == 4 * new["means"] and old["backbone"] == new["backbone"]
 

@@ -150,7 +150,7 @@ def by_the_formulas(config: Config) -> dict[str, torch.Tensor]:
         means, torch.from_numpy(facts.cameras), num_neighbours=loss.num_neighbours or None, sigma=loss.sigma,
         squared=loss.squared, detach_numerator=loss.detach_numerator,
     )  # fmt: skip
-    mutual = mutual_loss(means, facts, heads, loss.mutual_cameras) if loss.mutual_weight else 0.0
+    mutual = mutual_loss(features, facts, heads, loss.mutual_cameras) if loss.mutual_weight else 0.0
     ((1 - loss.ccta_weight) * pctd + loss.ccta_weight * ccta + loss.mutual_weight * mutual).backward()
     update_running_statistics(model)
     gradients = {f"{name}:exp_avg": 0.1 * parameter.grad for name, parameter in model.named_parameters()}
@@ -159,21 +159,20 @@ def by_the_formulas(config: Config) -> dict[str, torch.Tensor]:
     return {**gradients, **dict(model.named_buffers())}
 
 
-def mutual_loss(means: torch.Tensor, facts: Composition, heads: Any, at_most: int) -> torch.Tensor:
+def mutual_loss(features: torch.Tensor, facts: Composition, heads: Any, at_most: int) -> torch.Tensor:
     """Tracklet by tracklet and camera by camera, as the head of losses/mutual.py says."""
     present = sorted(set(facts.cameras.tolist()))
-    total, pairs, agreed = means.sum() * 0, 0, 0
-    for mean, camera, label in zip(means, facts.cameras.tolist(), facts.labels.tolist()):
+    total, pairs, agreed = features.sum() * 0, 0, 0
+    for images, camera, label in zip(features.split(FRAMES), facts.cameras.tolist(), facts.labels.tolist()):
         place = present.index(camera)
         for turn in range(1, 1 + min(at_most, len(present) - 1)):
             (weight, bias), (own, _) = heads[present[(place + turn) % len(present)]], heads[camera]
-            scores = weight @ mean + bias
-            best = int(scores.argmax())
+            best = int((weight @ images.mean(0) + bias).argmax())
             towards = weight[best] - weight.mean(0)
             cosines = [float(torch.cosine_similarity(towards, row - own.mean(0), dim=0).detach()) for row in own]
             pairs += 1
             if len(own) > 1 and int(np.argmax(cosines)) == label:
-                total = total - scores.log_softmax(0)[best]
+                total = total - sum((weight @ image + bias).log_softmax(0)[best] for image in images) / FRAMES
                 agreed += 1
     assert 0 < agreed < pairs
     return total / pairs
