@@ -52,7 +52,13 @@ def tracking_uri(config: Config) -> str | None:
             f"{source} {uri!r}: expected `none`, sqlite:///FILE, or the address of an MLflow server (http://HOST:PORT);"
             " MLflow no longer keeps runs in plain folders"
         )
-    return uri
+    return absolute(uri)
+
+
+def absolute(uri: str) -> str:
+    """The same place from every folder: the file of SQLite may be given relative to the current one."""
+    database = uri.removeprefix("sqlite:///")
+    return f"sqlite:///{os.path.abspath(database)}" if database != uri else uri
 
 
 def start(config: Config, info: Mapping[str, Any]) -> dict[str, Any] | None:

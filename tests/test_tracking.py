@@ -123,6 +123,8 @@ def test_uri(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     out = str(tmp_path / "runs" / "one")
     assert tracking.tracking_uri(resolve({"out": out})) == f"sqlite:///{tmp_path}/runs/mlflow.db"
     assert tracking.tracking_uri(resolve({"out": out, "tracking": {"uri": "none"}})) is None
+    monkeypatch.chdir(tmp_path)  # workers of Ray, and `taudl evaluate`, run in other folders
+    assert tracking.tracking_uri(resolve({"tracking": {"uri": "sqlite:///a/b.db"}})) == f"sqlite:///{tmp_path}/a/b.db"
     assert tracking.tracking_uri(resolve({"tracking": {"uri": "postgresql+psycopg2://u@h/db"}})).startswith(
         "postgresql"
     )

@@ -10,6 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from taudl_dist.commands import parse
+from taudl_dist.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class SyncArgs:
 def main(argv: Sequence[str]) -> int:
     """Sends one run after the other."""
     args = parse(SyncArgs, argv, command="sync")
+    if not args.runs:
+        raise UsageError("the run folder is missing; for instance: taudl sync runs/first")
     outcomes = [sync(run, uri=args.uri) for run in args.runs]
     return 0 if all(outcomes) else 1
 

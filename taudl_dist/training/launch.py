@@ -150,7 +150,8 @@ def _absolute(config: Config) -> Config:
     if evaluation.data:
         evaluation = dataclasses.replace(evaluation, data=absolute(evaluation.data))
     tracking.tracking_uri(config)
-    server = dataclasses.replace(config.tracking, uri=config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", ""))
+    uri = tracking.absolute(config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", ""))
+    server = dataclasses.replace(config.tracking, uri=uri)
     return dataclasses.replace(
         config,
         data=absolute(config.data),
