@@ -58,7 +58,7 @@ def tracking_uri(config: Config) -> str | None:
 def absolute(uri: str) -> str:
     """The same place from every folder: the file of SQLite may be given relative to the current one."""
     database = uri.removeprefix("sqlite:///")
-    return f"sqlite:///{os.path.abspath(database)}" if database != uri else uri
+    return f"sqlite:///{Path(database).absolute()}" if database != uri else uri
 
 
 def start(config: Config, info: Mapping[str, Any]) -> dict[str, Any] | None:
