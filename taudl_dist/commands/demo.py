@@ -74,7 +74,8 @@ def demo_stages(args: DemoArgs) -> list[tuple[str, list[str]]]:
         ),
         (
             "people never seen in training: TAUDL beside a colour histogram and the untrained network",
-            ["evaluate", "--data", data, "--model", run, "--frames", "4", "--baselines", "--report", out / "report.html"],
+            ["evaluate", "--data", data, "--model", run, "--frames", "4", "--baselines", "--label-free",
+             "--report", out / "report.html"],
         ),
     ]  # fmt: skip
     done = {
