@@ -144,7 +144,9 @@ def _histograms(dataset: Dataset, manifest: pa.Table, sizes: list[tuple[int, int
         (manifest["num_frames"].to_numpy(), end - start, np.array([height for _, height in sizes]), start),
         ("images per tracklet", "seconds per tracklet", "box height (pixels, those shown)", "begin of tracklet (s)"),
     ):
-        axes.hist(values, bins=24, color="#4477aa")
+        axes.hist(
+            np.round(values, 3), bins=24, color="#4477aa"
+        )  # equal but for rounding errors leaves no room for bins
         axes.set_xlabel(label)
     panels[0].set_ylabel(f"tracklets ({len(dataset.cameras)} cameras)")
     buffer = io.BytesIO()

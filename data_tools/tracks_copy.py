@@ -75,12 +75,13 @@ def _copy(uri: str, target: Path) -> str:
         parent = RemoteFolder(beside + options).storage
         if parent.size(own) is not None:
             parent.copy_file(own, target)
+            log(f"{parent.where(own)}: copied to {target} while the corpus is planned")
             return parent.where(own)
     folder = RemoteFolder(uri)
     storage = folder.storage
     names = [name for name in storage.files(recursive=True) if PurePosixPath(name).suffix in _SUFFIXES]
     for name in names:
-        if ".." in name.split("/"):
+        if not {"", ".", ".."}.isdisjoint(name.split("/")):
             raise UserError(f"{storage.where(name)}: a name that leads out of its folder; rename the object")
         (target / name).parent.mkdir(parents=True, exist_ok=True)
     for _ in folder.map(lambda name: storage.copy_file(name, target / name), names):
