@@ -33,7 +33,10 @@ class EmbedArgs:
     normalize: bool = False
     """Divide each tracklet's feature by its L2 norm."""
     workers: int = 1
-    """Processes; more than one runs as Ray tasks, here or on the cluster of RAY_ADDRESS, with a GPU each where there are any."""
+    """Processes; more than one runs as Ray tasks, here or on the cluster of RAY_ADDRESS, see --device."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """What each process takes. `auto`: a GPU if this machine, or with several workers the cluster, has any, else a CPU. With several
+    workers, `cpu` and `gpu` wait for machines that are still to come, as from an autoscaler."""
     threads: int = 0
     """CPU threads of each process; 0: one with several workers, else all. At equal --threads the file has the same bytes whatever --workers."""
     overwrite: bool = False
@@ -46,11 +49,10 @@ def main(argv: Sequence[str]) -> None:
     """Embeds, writes, and says what was written."""
     args = parse(EmbedArgs, argv, command="embed")
     from taudl_dist.evaluation.embedding import write_features
-    from taudl_dist.evaluation.features import best_device
 
     written = write_features(
         args.data, args.model, args.out, split=args.split, frames=args.frames, flip=args.flip, normalize=args.normalize,
-        workers=args.workers, threads=args.threads, device=best_device(), overwrite=args.overwrite,
+        workers=args.workers, threads=args.threads, device=args.device, overwrite=args.overwrite,
     )  # fmt: skip
     if args.json:
         print(json.dumps(written))

@@ -17,7 +17,7 @@ from data_tools.atomic import whole_file
 from taudl_dist.dataset import Dataset, absolute, open_dataset, read_manifest
 from taudl_dist.dataset.schema import SPLITS
 from taudl_dist.errors import UsageError, UserError
-from taudl_dist.evaluation.pieces import Piece, PieceFolder, Request, cut_pieces, make_pieces
+from taudl_dist.evaluation.pieces import Device, Piece, PieceFolder, Request, cut_pieces, make_pieces
 from taudl_dist.progress import log
 from taudl_dist.training.run_folder import locked
 
@@ -38,7 +38,7 @@ def write_features(
     normalize: bool = False,
     workers: int = 1,
     threads: int = 0,
-    device: str = "cpu",
+    device: Device = "cpu",
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Embeds the tracklets of a split (or `all`) and writes them in manifest order; returns what was written.
@@ -49,7 +49,7 @@ def write_features(
     Args:
         workers: more than one: Ray tasks, here or on the cluster of RAY_ADDRESS.
         threads: CPU threads of each process; 0: one with several workers, else all that this process may use.
-        device: of this process; Ray tasks take a GPU each where the cluster has any.
+        device: what each process takes, see `make_pieces`.
 
     Raises:
         UserError: another file or folder of that name, an embedding that was begun with other settings, damaged data.

@@ -13,14 +13,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from data_tools.atomic import remove_leftovers, whole_file, write_json
 from taudl_dist.dataset import Dataset, open_dataset
 from taudl_dist.errors import UsageError, UserError
-from taudl_dist.evaluation.features import Extractor, extractor, pool, taken_frames, tracklet_images, unit_length
+from taudl_dist.evaluation.features import (
+    Extractor,
+    best_device,
+    extractor,
+    pool,
+    taken_frames,
+    tracklet_images,
+    unit_length,
+)
 from taudl_dist.progress import log, progress
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
 
 MAX_IMAGES, MAX_TRACKLETS = 4096, 2048
 """Where a piece ends: enough to fill 32 batches, few enough to be lost without regret and to be held by a driver."""
+Device = Literal["auto", "cpu", "gpu"]
 _REQUEST, LOCK = "request.json", "lock"
 
 
@@ -167,25 +176,27 @@ def _difference(begun: dict[str, str], wanted: dict[str, str]) -> str:
 
 
 def make_pieces(
-    request: Request, pieces: Sequence[Piece], *, workers: int, threads: int, device: str
+    request: Request, pieces: Sequence[Piece], *, workers: int, threads: int, device: Device
 ) -> Iterator[tuple[Piece, np.ndarray]]:
     """Pieces and their features (n, D), in any order: by Ray tasks, or in this process.
 
     Args:
         threads: CPU threads of the network in each process.
-        device: of this process; a Ray task takes a GPU where the cluster has any.
+        device: what each process takes; auto: a GPU where this machine, or with several workers the cluster, has any. Ray tasks
+            wait for machines with a GPU (or CPUs) that are still to come, as from an autoscaler.
 
     Raises:
+        UsageError: a GPU for this process, and there is none.
         UserError: a damaged image or shard, another dataset or model than the request names, or a worker that always dies.
     """
     total = sum(piece.num_images for piece in pieces)
-    if workers > 1 and len(pieces) > 1:
+    if workers > 1 and (len(pieces) > 1 or device == "gpu"):
         done = progress(
-            _image_by_image(_by_ray(request, pieces, workers, threads)), "features", unit="img", total=total
+            _image_by_image(_by_ray(request, pieces, workers, threads, device)), "features", unit="img", total=total
         )
         yield from (result for result in done if result is not None)
         return
-    extract, dataset = _open(request, device)
+    extract, dataset = _open(request, _of_this_process(device))
     images = progress(_images(dataset, pieces, request.frames), "features", unit="img", total=total)
     for piece in pieces:
         with _cpu_threads(threads):
@@ -193,22 +204,31 @@ def make_pieces(
         yield piece, features
 
 
+def _of_this_process(device: Device) -> str:
+    found = best_device()
+    if device == "gpu" and found == "cpu":
+        raise UsageError("--device gpu: this process sees no GPU; drop it, or let workers of a Ray cluster embed")
+    return "cpu" if device == "cpu" else found
+
+
 def _by_ray(
-    request: Request, pieces: Sequence[Piece], workers: int, threads: int
+    request: Request, pieces: Sequence[Piece], workers: int, threads: int, device: Device
 ) -> Iterator[tuple[Piece, np.ndarray]]:
     from data_tools.ray_tasks import run_on_ray
     from taudl_dist.ray_cluster import ray_session
 
     with ray_session(cpus=workers * threads) as ray:
         has_gpu = ray.cluster_resources().get("GPU", 0) >= 1
-        log(f"features: {len(pieces)} pieces by {workers} workers of a {'GPU' if has_gpu else 'CPU'} each")
-        device = "cuda" if has_gpu else "cpu"
+        use_gpu = device == "gpu" or (device == "auto" and has_gpu)
+        waits = "; waiting for the first GPU" if use_gpu and not has_gpu else ""
+        log(f"features: {len(pieces)} pieces by {workers} workers of a {'GPU' if use_gpu else 'CPU'} each{waits}")
+        place = "cuda" if use_gpu else "cpu"
 
         def embed(piece: Piece) -> np.ndarray | UserError:
-            return embed_piece(request, device, threads, piece)
+            return embed_piece(request, place, threads, piece)
 
         tasks = map(_alone, pieces)
-        for piece, result in run_on_ray(embed, tasks, workers=workers, num_cpus=threads, num_gpus=int(has_gpu)):
+        for piece, result in run_on_ray(embed, tasks, workers=workers, num_cpus=threads, num_gpus=int(use_gpu)):
             if isinstance(result, UserError):
                 raise result
             if isinstance(result, Exception):

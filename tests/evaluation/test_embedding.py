@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -173,6 +175,30 @@ def test_wrong_usage(dataset, run, tmp_path):
         with pytest.raises(UsageError, match=f"--{flag} {value}"):
             write_features(dataset.path, run, tmp_path / "features.parquet", **{flag: value})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_gpu_that_is_not_there_is_refused(dataset, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "best_device", lambda: "cpu")
+    with pytest.raises(UsageError, match="--device gpu: this process sees no GPU"):
+        write_features(dataset.path, run, tmp_path / "features.parquet", device="gpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "num_gpus", "waits"),
+    [("auto", 0, 0, False), ("auto", 2, 1, False), ("cpu", 2, 0, False), ("gpu", 2, 1, False), ("gpu", 0, 1, True)],
+)
+def test_what_ray_tasks_take(dataset, run, tmp_path, monkeypatch, capsys, *, device, there, num_gpus, waits):
+    def run_on_ray(_, todo, **how):
+        assert how["num_gpus"] == num_gpus
+        yield from ((piece, np.zeros((len(piece.rows), 4), np.float32)) for piece in todo)
+
+    ray = SimpleNamespace(cluster_resources=lambda: {"CPU": 4.0, "GPU": float(there)})
+    monkeypatch.setattr("taudl_dist.ray_cluster.ray_session", lambda *, cpus: contextlib.nullcontext(ray))  # noqa: ARG005
+    monkeypatch.setattr("data_tools.ray_tasks.run_on_ray", run_on_ray)
+    write_features(dataset.path, run, tmp_path / "features.parquet", workers=2, device=device)
+    said = capsys.readouterr().err
+    assert f"of a {'GPU' if num_gpus else 'CPU'} each" in said
+    assert ("waiting for the first GPU" in said) == waits
 
 
 def test_the_command(dataset, run, tmp_path, capsys):
