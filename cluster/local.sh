@@ -20,13 +20,16 @@ unset RAY_ADDRESS
 
 running() {   # what was started, and not another process that got its number
   [ -f "$state/pid" ] || return 1
-  tr '\0' ' ' 2> /dev/null < "/proc/$(cat "$state/pid")/cmdline" | grep --quiet -- "start --head --block .*--temp-dir $state"
+  [[ "$(tr '\0' ' ' 2> /dev/null < "/proc/$(cat "$state/pid")/cmdline")" == *"start --head --block "*"--temp-dir $state "* ]]
 }
 
 answers() { (exec 3<> "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
 
 start() {
   if running; then echo "cluster/local.sh: already running (process $(cat "$state/pid"))" >&2; exit 1; fi
+  if [ ! -f "$state/pid" ] && [ -n "$(ls -A "$state" 2> /dev/null)" ]; then   # stop deletes it
+    echo "cluster/local.sh: $state holds something else; set STATE_DIR to a folder that is not there" >&2; exit 1
+  fi
   (umask 077; mkdir -p "$state")
   if [ ! -O "$state" ]; then echo "cluster/local.sh: $state is somebody else's; set STATE_DIR" >&2; exit 1; fi
   for taken in "$dashboard_port" "$port" "$agent_port" "$client_port"; do

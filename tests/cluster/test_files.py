@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -41,6 +42,17 @@ def test_scripts_under_shellcheck(script: Path) -> None:
     shellcheck = Path(sys.executable).with_name("shellcheck")
     result = subprocess.run([shellcheck, "--shell=bash", script], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
+
+
+def test_a_folder_that_holds_something_else_is_not_taken_and_deleted(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    for word, said in (("start", f"{tmp_path} holds something else"), ("stop", "no cluster of mine")):
+        command = [CLUSTER / "local.sh", word]
+        done = subprocess.run(
+            command, env={**os.environ, "STATE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, said in done.stderr) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize("name", ["raycluster", "rayjob"])
