@@ -11,11 +11,14 @@ import json
 import os
 import secrets
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from data_tools.folder import Folder
+from taudl_dist.dataset.storage import StoreError
 from taudl_dist.errors import UserError
 
 DRIVER_FILE = "driver.json"
@@ -46,8 +49,22 @@ class Claim:
                 f" {found['since']}) and goes on from here; what this one did is kept"
             )
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The driver's work; after it nobody is at work any more, unless it was killed or the store failed."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except UserError:
+            with suppress(UserError, OSError):
+                self.check()
+                self.release()
+            raise
+        self.release()
+
     def release(self) -> None:
-        """The dataset stands, and nobody is at work any more."""
+        """Takes the name away."""
         self.folder.remove([DRIVER_FILE])
 
 

@@ -67,21 +67,21 @@ def shard_corpus(
         remove_losers(folder, state.commits.values())
         _remove_plan_tables(folder, state.commits, state.planned)
         return state.info
-    tasks = _tasks(folder, todo, plan, sources, settings, planned=state.planned)
     ours = ours or claim(folder)
-    folder.prepare((SHARDS_DIR, FRAGMENTS_DIR))
-    if any(unit["name"] in state.commits for unit in todo):
-        folder.remove([DATASET_FILE])  # its shards are about to change
-    failures = Failures(plan=plan)
-    _work(tasks, failures, ours, num_units=len(plan["units"]), workers=workers, policy=policy)
-    commits = state.commits | read_commits(folder, {unit["name"]: unit["digest"] for unit in todo})
-    ours.check()
-    failures.add_committed(folder, commits)
-    failures.write(folder)
-    failures.check(policy.max_failed_share)
-    _finalize(folder, plan, failures, commits)
-    _remove_plan_tables(folder, commits, state.planned)
-    ours.release()
+    with ours.held():
+        tasks = _tasks(folder, todo, plan, sources, settings, planned=state.planned)
+        folder.prepare((SHARDS_DIR, FRAGMENTS_DIR))
+        if any(unit["name"] in state.commits for unit in todo):
+            folder.remove([DATASET_FILE])  # its shards are about to change
+        failures = Failures(plan=plan)
+        _work(tasks, failures, ours, num_units=len(plan["units"]), workers=workers, policy=policy)
+        commits = state.commits | read_commits(folder, {unit["name"]: unit["digest"] for unit in todo})
+        ours.check()
+        failures.add_committed(folder, commits)
+        failures.write(folder)
+        failures.check(policy.max_failed_share)
+        _finalize(folder, plan, failures, commits)
+        _remove_plan_tables(folder, commits, state.planned)
     return parse_info(folder.read(DATASET_FILE), f"{folder}/{DATASET_FILE}")
 
 

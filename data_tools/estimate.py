@@ -18,6 +18,8 @@ from data_tools.plan import log_plan
 from data_tools.sources import ShardSettings, Sources
 from data_tools.unit_cut import frames_of
 from data_tools.video import iter_pictures, num_decoded
+from taudl_dist.errors import UserError
+from taudl_dist.progress import log
 
 _SAMPLE_S = 1.0
 _MEMBER_BYTES = 512 + 256  # a tar header, and half a block of padding
@@ -80,8 +82,8 @@ def _frames(unit: dict[str, Any]) -> int:
 
 def _measure(
     crops: CropTables, todo: list[dict[str, Any]], sources: Sources, settings: ShardSettings
-) -> dict[str, float]:
-    """Frames decoded a second, with their crops, and bytes of a crop in its tar."""
+) -> dict[str, float] | None:
+    """Frames decoded a second, with their crops, and bytes of a crop in its tar; None where nothing could be decoded."""
     videos = {one.name: one.source for one in sources.recordings}
     frames = num_crops = size = 0
     started = time.perf_counter()
@@ -91,17 +93,22 @@ def _measure(
         frame = table["frame"].to_numpy()
         boxes = np.stack([table[name].to_numpy() for name in ("x1", "y1", "x2", "y2")], axis=1)
         (wanted, route), seen = frames_of(table), 0
-        for index, picture in iter_pictures(videos[source["recording"]], wanted=wanted, route=route):
-            seen += 1
-            for row in np.flatnonzero(frame == index):
-                size += len(encode_crop(picture.cut(boxes[row]), max_height=settings.max_height)) + _MEMBER_BYTES
-                num_crops += 1
-            if time.perf_counter() - started > _SAMPLE_S:
-                break
+        try:
+            for index, picture in iter_pictures(videos[source["recording"]], wanted=wanted, route=route):
+                seen += 1
+                for row in np.flatnonzero(frame == index):
+                    size += len(encode_crop(picture.cut(boxes[row]), max_height=settings.max_height)) + _MEMBER_BYTES
+                    num_crops += 1
+                if time.perf_counter() - started > _SAMPLE_S:
+                    break
+        except UserError as error:  # the run will list the tracklets that this costs, and do the others
+            log(f"estimate: {error}")
         frames += num_decoded(wanted[:seen], route and route.first(seen))
         if time.perf_counter() - started > _SAMPLE_S:
             break
+    if not num_crops:
+        return None
     return {
         "frames_per_s": frames / (time.perf_counter() - started),
-        "bytes_per_crop": size / max(num_crops, 1),
+        "bytes_per_crop": size / num_crops,
     }

@@ -63,6 +63,20 @@ def test_a_second_driver_takes_over(make_corpus, out, tmp_path, monkeypatch, aft
     assert validate_dataset(out).problems == [] and "driver.json" not in open_folder(out).names()
 
 
+def test_a_run_that_ends_by_itself_leaves_no_name(out):
+    folder = open_folder(out)
+    with pytest.raises(UserError, match="bad"), claim(folder).held():
+        raise UserError("bad")
+    assert read_driver(folder) is None
+    with pytest.raises(UserError, match="bad"), claim(folder).held():
+        later = claim(folder)
+        raise UserError("bad")
+    assert read_driver(folder) == later.driver
+    with pytest.raises(KeyboardInterrupt), claim(folder).held():  # as killed
+        raise KeyboardInterrupt
+    assert read_driver(folder)
+
+
 def test_a_drop_waits_for_the_driver(make_corpus, tmp_path):
     corpus, out = make_corpus(), tmp_path / "out"
     info = shard_corpus(corpus.videos, corpus.tracks, out, settings=SETTINGS)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+import data_tools.estimate
 from taudl_dist.cli import main
 from taudl_dist.dataset import open_dataset
+from taudl_dist.errors import UserError
 
 
 def test_the_estimate_is_of_the_run_that_follows(make_recordings, tmp_path, capsys):
@@ -38,3 +42,19 @@ def test_filters_reach_the_plan(make_recordings, tmp_path, capsys):
     assert "dropped 6 boxes within --edge-margin" in capsys.readouterr().err  # a walk begins 10 pixels from the edge
     assert main([*command, "--min-length-s", "3"]) == 1  # all of them last 2.9 s
     assert "'tracklets_short': 6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damaged", ["cam1.mp4", ".mp4"])
+def test_damage_costs_the_estimate_no_more_than_the_run(make_corpus, tmp_path, monkeypatch, capsys, damaged):
+    corpus, real = make_corpus(), data_tools.estimate.iter_pictures
+
+    def frames(source, **kwargs):
+        if str(source).endswith(damaged):
+            raise UserError(f"{source}: damaged")
+        return real(source, **kwargs)
+
+    monkeypatch.setattr(data_tools.estimate, "iter_pictures", frames)
+    command = ["shard", "--videos", str(corpus.videos), "--tracks", str(corpus.tracks), "--out", str(tmp_path / "out")]
+    assert main([*command, "--interval-s", "2", "--crops-per-shard", "50", "--dry-run", "--json"]) == 0
+    said, err = capsys.readouterr()
+    assert "cam1.mp4: damaged" in err and (json.loads(said)["seconds"] is None) == (damaged == ".mp4")
