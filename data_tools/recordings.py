@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from data_tools.camera_name import camera_name
 from data_tools.source_files import Source, list_files, shown
 from data_tools.video import VIDEO_SUFFIXES, VideoInfo
+from taudl_dist.dataset.location import is_remote
 from taudl_dist.errors import UsageError, UserError
 
 OVERLAP_S = 1.0
@@ -88,6 +89,8 @@ def find_video_files(folder: str | Path, *, starts: str = "", start_pattern: str
     """
     if starts and start_pattern:
         raise UsageError("found --starts and --start-pattern; expected one of them to tell when the files begin")
+    if starts and is_remote(starts):
+        raise UsageError(f"--starts {starts}: expected a file on this machine; copy the table here")
     files, folder = list_files(folder), shown(folder)
     if starts:
         found = _from_table(folder, files, Path(starts))

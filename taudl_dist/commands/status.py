@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -54,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _show(place: str, *, as_json: bool, again: bool) -> bool:
     """Prints the state; whether it is the last."""
+    from taudl_dist.dataset.location import local_path
     from taudl_dist.training.run_state import run_state
 
     if _is_dataset(place):
@@ -63,7 +63,7 @@ def _show(place: str, *, as_json: bool, again: bool) -> bool:
         corpus = shard_state(open_folder(place))
         found, text, is_over = corpus.as_dict(), corpus.as_text(), corpus.state == "finished"
     else:
-        run = run_state(Path(place))
+        run = run_state(local_path(place))
         found, text, is_over = run.as_dict(), as_text(run), run.is_over
     if again and sys.stdout.isatty() and not as_json:
         print("\033[H\033[2J", end="")
@@ -73,9 +73,9 @@ def _show(place: str, *, as_json: bool, again: bool) -> bool:
 
 def _is_dataset(place: str) -> bool:
     """Runs lie on a disk, and a dataset may lie in an object store."""
-    from taudl_dist.dataset.location import is_remote
+    from taudl_dist.dataset.location import is_remote, local_path
 
-    names = {path.name for path in Path(place).glob("*.json")}
+    names = {path.name for path in local_path(place).glob("*.json")}
     return is_remote(place) or ("run.json" not in names and bool(names & {"plan.json", "dataset.json"}))
 
 

@@ -41,3 +41,5 @@ def test_counts(make_corpus, tmp_path, capsys):
     assert "cam2" in info_table(info)
     assert main(["info", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == info
+    for command in ("info", "validate", "status"):
+        assert main([command, f"file://{out}"]) == 0

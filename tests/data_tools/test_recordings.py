@@ -98,6 +98,8 @@ def test_two_of_a_kind_are_refused(tmp_path):
         find_video_files(touch(tmp_path / "two", "a/1.mp4", "a.mp4"))
     with pytest.raises(UsageError, match="expected one of them"):
         find_video_files(tmp_path, starts="x.csv", start_pattern="{camera}%Y")
+    with pytest.raises(UsageError, match=r"s3://b/x\.csv: expected a file on this machine"):
+        find_video_files(tmp_path, starts="s3://b/x.csv")
 
 
 def test_stamps():
