@@ -166,6 +166,8 @@ def rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The warm state, then one row for each recipe and number of tracklets."""
     dataset = open_dataset(args.data)
     people = people_of_world(dataset, args.world) if args.world else people_of_benchmark(dataset)
+    if not people:
+        raise SystemExit(f"{args.data} tells nobody's identity; give --world, or the dataset of a benchmark")
     base = {
         "data": args.data, "seed": args.seed,
         "model": {"name": args.model, "weights": args.weights},

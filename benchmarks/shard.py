@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +265,7 @@ def measure_encoders(pixels: np.ndarray) -> dict[str, dict[str, float]]:
 
     tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     calls: dict[str, Callable[[], bytes]] = {
-        f"Pillow, quality {quality}": lambda quality=quality: pillow(quality) for quality in (75, QUALITY, 95)
+        f"Pillow, quality {quality}": functools.partial(pillow, quality) for quality in (75, QUALITY, 95)
     }
     calls[f"torchvision, quality {QUALITY}"] = lambda: encode_jpeg(tensor, quality=QUALITY).numpy().tobytes()
     try:
@@ -359,21 +359,23 @@ def report(result: dict[str, Any]) -> str:
     cases = [name for name in ("busy", "quiet", "own") if name in result]
     lines = ["| one worker, per CPU second | " + " | ".join(cases) + " |", "|---|" + "---|" * len(cases)]
 
-    def row(title: str, form: str, value: Callable[[dict[str, Any]], float]) -> None:
-        lines.append(f"| {title} | " + " | ".join(format(value(result[name]), form) for name in cases) + " |")
+    ones = [result[name] for name in cases]
 
-    row("frames of video, decoding them all and no more", ",.0f", lambda one: one["decoding_alone_frames_per_s"])
-    row("frames of video, sharding", ",.0f", lambda one: one["covered_per_s"])
-    row("ratio", ".2f", lambda one: one["covered_per_s"] / one["decoding_alone_frames_per_s"])
-    row("frames decoded, sharding", ",.0f", lambda one: one["frames_per_s"])
-    row("ratio", ".2f", lambda one: one["frames_per_s"] / one["decoding_alone_frames_per_s"])
-    row("crops", ",.0f", lambda one: one["crops_per_s"])
-    row("MB written", ".2f", lambda one: one["mb_per_s"])
-    row("share of frames decoded", ".2f", lambda one: one["frames"] / one["frames_read_through"])
+    def row(title: str, form: str, values: Iterable[float]) -> None:
+        lines.append(f"| {title} | " + " | ".join(format(value, form) for value in values) + " |")
+
+    row("frames of video, decoding them all and no more", ",.0f", (one["decoding_alone_frames_per_s"] for one in ones))
+    row("frames of video, sharding", ",.0f", (one["covered_per_s"] for one in ones))
+    row("ratio", ".2f", (one["covered_per_s"] / one["decoding_alone_frames_per_s"] for one in ones))
+    row("frames decoded, sharding", ",.0f", (one["frames_per_s"] for one in ones))
+    row("ratio", ".2f", (one["frames_per_s"] / one["decoding_alone_frames_per_s"] for one in ones))
+    row("crops", ",.0f", (one["crops_per_s"] for one in ones))
+    row("MB written", ".2f", (one["mb_per_s"] for one in ones))
+    row("share of frames decoded", ".2f", (one["frames"] / one["frames_read_through"] for one in ones))
     for stage in result[cases[0]]["stages"]:
-        row(f"time: {stage}", ".1%", lambda one, stage=stage: one["stages"].get(stage, 0.0))
+        row(f"time: {stage}", ".1%", (one["stages"].get(stage, 0.0) for one in ones))
     for way in ("by a route", "reading through", "reading through, whole frames as RGB"):
-        row(f"CPU seconds to get the frames: {way}", ".2f", lambda one, way=way: one["ways"][way])
+        row(f"CPU seconds to get the frames: {way}", ".2f", (one["ways"][way] for one in ones))
     lines += ["", "| decoder | frames per CPU second | per second |", "|---|---|---|"]
     lines += [f"| {name} | {one['per_cpu_s']:,.0f} | {one['per_s']:,.0f} |" for name, one in result["decoder"].items()]
     lines += ["", "| encoder | us | bytes |", "|---|---|---|"]
