@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas  # noqa: F401  # all that is imported must be so before memory is bounded, and once instead of in each process
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch  # noqa: F401  # all that is imported must be so before memory is bounded
+import torch  # noqa: F401
 from webdataset.tariterators import tar_file_iterator  # noqa: F401
 
 from data_tools.validate import validate_dataset
@@ -31,6 +33,7 @@ from taudl_dist.batches import BatchPlan
 from taudl_dist.batches.pipeline import jpeg_size
 from taudl_dist.config import BatchConfig, Config
 from taudl_dist.dataset import TrackletReader, open_dataset, read_manifest
+from taudl_dist.dataset.bounded import EXTENT_BYTES
 from taudl_dist.dataset.schema import INDEX_SCHEMA, MANIFEST_SCHEMA
 from taudl_dist.errors import UserError
 
@@ -165,7 +168,7 @@ def _(folder: Path) -> None:
 
 @case("index is a bomb")
 def _(folder: Path) -> None:
-    rows = 60_000_000
+    rows = 30_000_000
     arrays = [pa.array(np.zeros(rows, field.type.to_pandas_dtype())) for field in INDEX_SCHEMA]
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with (
@@ -184,7 +187,7 @@ def _(folder: Path) -> None:
 
 @case("manifest is a bomb")
 def _(folder: Path) -> None:
-    rows = 8_000_000
+    rows = 1_000_000
     row = pq.read_table(folder / "tracklets.parquet").slice(0, 1).to_pylist()[0] | {"split": "gallery"}
     columns = [
         pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), pa.array([row[f.name]], f.type))
@@ -236,11 +239,11 @@ def whole(folder: Path, data: bytes | int) -> None:
     ok.write_text(json.dumps({**content, "shard": entry}))
 
 
-@case("an extent of half a gigabyte")
+@case("an extent larger than any tracklet")
 def _(folder: Path) -> None:
-    whole(folder, 2**29)
-    index(folder, offset=0, length=2**29 - 1024, shard=0)
-    manifest(folder, offset=0, length=2**29 - 1024, shard=0)
+    whole(folder, EXTENT_BYTES + 2**20)
+    index(folder, offset=0, length=EXTENT_BYTES + 512, shard=0)
+    manifest(folder, offset=0, length=EXTENT_BYTES + 512, shard=0)
 
 
 def members(
@@ -329,16 +332,16 @@ def _(folder: Path) -> None:
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1) as file:
         file.write(header.tobuf(tarfile.USTAR_FORMAT))
-        for _ in range(2**10):
+        for _ in range(2**7):
             file.write(bytes(2**20))
     whole(folder, buffer.getvalue())
 
 
-@case("a sparse tar of one member of half a gigabyte")
+@case("a sparse tar of one member larger than any tracklet")
 def _(folder: Path) -> None:
     header = tarfile.TarInfo("a.000000000.jpg")
-    header.size = 2**29 - 512 * 4
-    whole(folder, 2**29)
+    header.size = EXTENT_BYTES + 512
+    whole(folder, header.size + 512)
     with shard(folder).open("r+b") as file:
         file.write(header.tobuf(tarfile.USTAR_FORMAT))
 
@@ -438,6 +441,7 @@ def attack(name: str, dataset: Path, work: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    PIL.Image.init()
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"
     for wanted in sys.argv[3:] or CASES:
         print(json.dumps(attack(wanted, Path(sys.argv[1]), Path(sys.argv[2]))), flush=True)
