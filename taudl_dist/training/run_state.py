@@ -16,7 +16,7 @@ from taudl_dist.errors import UsageError, UserError
 from taudl_dist.training.evaluations import Evaluations
 from taudl_dist.training.heartbeat import DRIVER, INTERVAL_S, SILENT_S, Beat, find_stuck, read_beat, read_beats
 from taudl_dist.training.run_folder import RunFolder
-from taudl_dist.training.saved import newest, step_of
+from taudl_dist.training.saved import COMPLETE, newest, step_of
 
 _TAIL_BYTES = 64 * 1024
 _RECENT_STEPS = 50
@@ -104,7 +104,7 @@ def run_state(path: str | Path) -> RunState:
         **pace,
         left_s=(steps - done) / rate if rate else None,
         checkpoint_step=step_of(saved) if saved else None,
-        checkpoint_age_s=now - (saved / "COMPLETE.json").stat().st_mtime if saved else None,
+        checkpoint_age_s=_age_s(saved / COMPLETE, now=now) if saved else None,
         evaluations=[_evaluation(row) for row in record.rows()],
         best=_evaluation(best) if best else None,
         starts=len(attempts),
@@ -113,6 +113,14 @@ def run_state(path: str | Path) -> RunState:
         notices=notices[-_NOTICES:],
         workers=[asdict(beat) for beat in beats] if state in ("running", "stuck") else [],
     )
+
+
+def _age_s(path: Path, *, now: float) -> float | None:
+    """How old a file is; one that another machine's clock dates in the future is new, and one that has been pruned meanwhile None."""
+    try:
+        return max(0.0, now - path.stat().st_mtime)
+    except FileNotFoundError:
+        return None
 
 
 def _evaluation(row: dict[str, Any]) -> dict[str, Any]:

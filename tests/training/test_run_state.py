@@ -93,6 +93,11 @@ def test_a_run_that_goes_on(run: Path) -> None:
     assert state.notices == ["training small", "lost worker 1 on here (killed)"]
 
 
+def test_a_checkpoint_of_a_machine_whose_clock_is_ahead_is_new(run: Path) -> None:
+    os.utime(run / "checkpoints" / "step-0000000020-cd" / "COMPLETE.json", (time.time() + 100,) * 2)
+    assert run_state(run).checkpoint_age_s == 0
+
+
 def test_states_of_runs_that_ended(run: Path) -> None:
     driver(run, state="failed", why="UserError: the loss is nan")
     assert (run_state(run).state, "the loss is nan" in run_state(run).why) == ("failed", True)
