@@ -53,24 +53,26 @@ def heading(block: Block) -> str:
 
 
 def table(block: Block) -> Table:
-    """A row each for what was run and for what the paper has besides; three columns a rate."""
-    titles = [title for rate in block.rates for title in (RATES[rate], "published", "difference")]
+    """A row each for what was run and for what the paper has besides; three columns a rate where the paper has any, else one."""
+    columns = 3 if block.is_published else 1
+    titles = [title for rate in block.rates for title in (RATES[rate], "published", "difference")[:columns]]
     rows = [["", "seeds", *titles]]
     for line in block.lines:
-        cells = [cell for rate in block.rates for cell in _cells(line.numbers.get(rate, Number()))]
+        cells = [cell for rate in block.rates for cell in _cells(line.numbers.get(rate, Number()))[:columns]]
         rows.append([line.label, _seeds(line), *cells])
     return rows
 
 
 def contrasts(block: Block) -> Table:
     """A row a pair of rows."""
-    titles = [title for rate in block.rates for title in (RATES[rate], "above 0", "published")]
+    columns = 3 if block.is_published else 2
+    titles = [title for rate in block.rates for title in (RATES[rate], "above 0", "published")[:columns]]
     rows = [["", "seeds", *titles]]
     for pair in block.contrasts:
         cells = []
         for rate in block.rates:
             number = pair.numbers[rate]
-            cells += [_mean(number, sign="+"), f"{pair.above[rate]}", _value(number.published, sign="+")]
+            cells += [_mean(number, sign="+"), f"{pair.above[rate]}", _value(number.published, sign="+")][:columns]
         rows.append([pair.label, str(pair.seeds), *cells])
     return rows
 
