@@ -48,8 +48,10 @@ class EmbedArgs:
 def main(argv: Sequence[str]) -> None:
     """Embeds, writes, and says what was written."""
     args = parse(EmbedArgs, argv, command="embed")
+    from taudl_dist.commands.output import check_output
     from taudl_dist.evaluation.embedding import write_features
 
+    check_output(args.out, overwrite=True)  # whether the file may be replaced depends on what it holds
     written = write_features(
         args.data, args.model, args.out, split=args.split, frames=args.frames, flip=args.flip, normalize=args.normalize,
         workers=args.workers, threads=args.threads, device=args.device, overwrite=args.overwrite,

@@ -73,9 +73,12 @@ def main(argv: Sequence[str]) -> None:
     """Ranks, prints, writes the report, logs."""
     args = parse(EvaluateArgs, argv, command="evaluate")
     _check(args)
+    from taudl_dist.commands.output import check_output
     from taudl_dist.evaluation import splits
     from taudl_dist.evaluation.evaluate import RATES
 
+    if args.report:
+        check_output(args.report, overwrite=True, flag="--report")
     results = [_evaluate(args, data, model) for data, model in zip(args.data, args.model)]
     if len(results) == 1:
         print(json.dumps(results[0]) if args.json else as_text(results[0]))

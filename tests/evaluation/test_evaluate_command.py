@@ -161,6 +161,17 @@ def test_no_such_run(dataset, tmp_path, capsys):
     assert "no model.safetensors there" in capsys.readouterr().err
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(dataset, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("taudl_dist.dataset.open_dataset", lambda *_: pytest.fail("worked"))
+    needed = ["--data", str(dataset.path), "--model", str(run)]
+    (tmp_path / "file").touch()
+    for command, flag in (("evaluate", "--report"), ("embed", "--out")):
+        assert main([command, *needed, flag, str(tmp_path)]) == 1
+        assert f"{flag} {tmp_path}: found a folder" in capsys.readouterr().err
+        assert main([command, *needed, flag, str(tmp_path / "file" / "page")]) == 1
+        assert "its folder cannot be made" in capsys.readouterr().err
+
+
 def test_embed(dataset, run, tmp_path, capsys):
     out = tmp_path / "features.parquet"
     command = ["embed", "--data", str(dataset.path), "--model", str(run), "--out", str(out), "--split", "train"]
