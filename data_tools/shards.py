@@ -19,8 +19,9 @@ from data_tools.commits import FRAGMENTS_DIR
 from data_tools.finalize import finalize
 from data_tools.folder import LocalFolder
 from data_tools.shard_writer import ShardTracklet, safe_name, tracklet_key, write_unit
+from taudl_dist.dataset.location import is_remote, local_path
 from taudl_dist.dataset.schema import SHARDS_DIR, SPLITS
-from taudl_dist.errors import UserError
+from taudl_dist.errors import UsageError, UserError
 from taudl_dist.progress import progress
 
 _IMAGES_PER_SHARD = 20_000
@@ -63,9 +64,11 @@ def write_dataset(
     Training labels follow the order in which a camera's tracklets come; tracklets lie in hashed order inside their shards.
 
     Raises:
-        UserError: `out` exists and is not empty; no tracklets; an image file that is missing or is no JPEG.
+        UserError: `out` exists and is not empty, or lies in an object store; no tracklets; an image file that is missing or is no JPEG.
     """
-    out = Path(out)
+    if is_remote(out):
+        raise UsageError(f"{out}: expected a folder on this machine; write the dataset there, then upload it")
+    out = local_path(out)
     refuse_non_empty(out)
     tracklets = list(tracklets)
     if not tracklets:

@@ -11,7 +11,7 @@ from data_tools.shard_writer import safe_name, tracklet_key
 from data_tools.shards import ImportTracklet, write_dataset
 from data_tools.validate import validate_dataset
 from taudl_dist.dataset import TrackletReader, open_dataset, read_manifest
-from taudl_dist.errors import UserError
+from taudl_dist.errors import UsageError, UserError
 
 
 def jpeg(value: int) -> bytes:
@@ -78,6 +78,14 @@ def test_a_tracklet_that_no_reader_would_take_is_not_written(tmp_path, monkeypat
     with pytest.raises(UserError, match=r"tracklet .* of camera 'c1': 2 images of .* readers take at most"):
         write(tmp_path / "out", some(1))
     assert not (tmp_path / "out").exists()
+
+
+def test_an_object_store_is_refused_and_no_folder_of_its_name_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="then upload it"):
+        write("s3://bucket/out", some(1))
+    assert list(tmp_path.iterdir()) == []
+    assert write(f"file://{tmp_path}/out", some(1)) == tmp_path / "out"
 
 
 def test_a_folder_that_is_not_empty_is_refused(tmp_path):
