@@ -82,7 +82,7 @@ def _private_cluster(cpus: int) -> Iterator[str]:
                 include_log_monitor=False,  # type: ignore[arg-type]  # declared as text
                 no_monitor=True,
                 dashboard_agent_listen_port=0,
-                temp_dir=folder,
+                temp_dir=f"{folder}/ray",  # Ray opens it to everybody, but not the one above it
             ),
             head=True,
             shutdown_at_exit=False,  # would take over SIGTERM

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
@@ -49,6 +50,10 @@ def test_a_private_cluster_keeps_to_itself_and_dies_with_its_process(monkeypatch
     assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     environments = [child.environ() for child in below if child.name() in ("gcs_server", "raylet")]
     assert {environment["RAY_AUTH_MODE"] for environment in environments} == {"token"}
+    commands = [word for child in below if child.name() == "raylet" for word in child.cmdline()]
+    (socket,) = {Path(word.partition("=")[2]) for word in commands if word.startswith("--raylet_socket_name=")}
+    assert socket.parents[3].parent == Path("/tmp")
+    assert socket.parents[3].stat().st_mode & 0o77 == 0  # nobody else gets at it, nor at the files beside it
     (token,) = {environment["RAY_AUTH_TOKEN"] for environment in environments}
     assert len(token) == 64
     assert not any(token in word for child in below for word in child.cmdline())
