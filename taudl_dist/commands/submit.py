@@ -15,7 +15,9 @@ from taudl_dist import ray_jobs
 from taudl_dist.errors import UsageError, UserError
 from taudl_dist.progress import log
 
-_PLACES = re.compile(r"^(?:--)?(data|out|videos|tracks)(?:=(.*))?$")
+_PLACES = re.compile(r"^(?:--)?(data|out|videos|tracks|report|model)(?:=(.*))?$")
+_WITH_MODEL_FOLDERS = ("evaluate", "embed")
+"""Jobs whose --model is a place; elsewhere it is a name."""
 _MLFLOW = re.compile(r"^mlflow +(\S.*)$", re.MULTILINE)
 _EPILOG = """\
 The checkout you are in is shipped, without what .gitignore, .rayignore and the runtime_env name. Paths in the job's arguments are
@@ -129,6 +131,8 @@ def _entrypoint(folder: Path, job: str, arguments: Sequence[str]) -> str:
     for word, after in zip(arguments, [*arguments[1:], ""]):
         match = _PLACES.match(word)
         place = match and (match[2] if match[2] is not None else after if word.startswith("--") else None)
+        if match and match[1] == "model" and job not in _WITH_MODEL_FOLDERS:
+            continue
         if match and place and not place.startswith("/") and "://" not in place:
             raise UsageError(
                 f"--{match[1]} {place}: a relative path would lie in the job's copy of the code, which is deleted after it; give an"

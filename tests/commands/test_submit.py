@@ -148,6 +148,8 @@ WRONG = [
     (["train", "--data", "dataset"], "--data dataset: a relative path"),
     (["train", "--out=runs/first"], "--out runs/first: a relative path"),
     (["train", "out=runs/first"], "--out runs/first: a relative path"),
+    (["evaluate", "--model", "runs/first"], "--model runs/first: a relative path"),
+    (["evaluate", "--report=report.html"], "--report report.html: a relative path"),
     (["shard", "--videos", "./videos"], "--videos ./videos: a relative path"),
 ]
 
