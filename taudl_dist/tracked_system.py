@@ -31,19 +31,20 @@ class SystemMetrics:
     def __init__(self, place: Callable[[], Mapping[str, Any] | None], *, node: str) -> None:
         self._place, self._node = place, node
         self._monitor: Any = None
+        self._starting = threading.Thread()
         self._next_look_s = 0.0
 
     def look(self) -> None:
         """Starts the monitor if it does not run; cheap, and never raises for MLflow."""
         thread = self._monitor and self._monitor._process
-        if time.monotonic() < self._next_look_s or (thread and thread.is_alive()):
+        if time.monotonic() < self._next_look_s or (thread and thread.is_alive()) or self._starting.is_alive():
             return
         self._next_look_s = time.monotonic() + INTERVAL_S
         place = self._place()
         if place:
-            threading.Thread(
-                target=self._start, args=(place,), daemon=True
-            ).start()  # an MLflow that is away answers late
+            # an MLflow that is away answers late
+            self._starting = threading.Thread(target=self._start, args=(place,), daemon=True)
+            self._starting.start()
 
     def stop(self) -> None:
         """Ends the monitor."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -41,6 +42,22 @@ def test_a_machine_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(steps()) >= before + 2
     assert sorted(steps()) == sorted(set(steps()))
     assert all(name.startswith("system/node_1/") for name in client.get_run(run_id).data.metrics)
+
+
+def test_a_monitor_that_starts_slowly_is_started_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracked_system, "INTERVAL_S", 0.0)
+    goes_on, started = threading.Event(), []
+
+    def start(_: SystemMetrics, place: dict[str, str]) -> None:
+        started.append(place)
+        goes_on.wait(10)
+
+    monkeypatch.setattr(SystemMetrics, "_start", start)
+    watch = SystemMetrics(lambda: {"uri": "", "run_id": ""}, node="")
+    for _ in range(3):
+        watch.look()
+    goes_on.set()
+    assert len(started) == 1
 
 
 def test_without_a_run_nothing_is_watched() -> None:
