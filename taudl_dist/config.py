@@ -28,7 +28,7 @@ class BatchConfig:
     cameras: int = 0
     """Cameras in one batch (C); 0 takes all cameras, or as many as the batch has room for."""
     frames: int = 4
-    """Frames drawn from each tracklet (F); the paper's video sets PRID2011 and iLIDS-VID use 16."""
+    """Frames drawn from each tracklet (F), two by the recipe `best`; the paper's video sets PRID2011 and iLIDS-VID use 16."""
     groups_per_camera: int = 1
     """Equal parts a camera's visit is cut into; a part is the batch norm group and is never split over workers."""
     height: int = 256
@@ -244,7 +244,7 @@ class Config:
     seed: int = 0
     """Decides weights, batches and augmentation."""
     recipe: Literal["best", "paper", "official-code", "pctd", "jcc"] = "best"
-    """Named loss settings; see taudl_dist.config.RECIPES. Anything set by file or flag wins over it."""
+    """Named settings of losses and batch; see taudl_dist.config.RECIPES. Anything set by file or flag wins over it."""
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     """Arithmetic of the backbone; the losses are computed in fp32 at least."""
     resume: bool = False
@@ -291,10 +291,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "official-code": {"loss": {"detach_numerator": True, "pctd_reduction": "camera_sum"}},
     "pctd": {"loss": {"ccta_weight": 0.0}},
     "jcc": {"loss": {"ccta_weight": 0.0, "joint_labels": True}},
-    "best": {"loss": {"detach_numerator": True, "pctd_reduction": "camera_sum"}},
+    "best": {
+        "loss": {"detach_numerator": True, "pctd_reduction": "camera_sum", "mutual_weight": 3.0},
+        "batch": {"frames": 2},
+    },
 }
-"""Loss settings by name. `paper`: Eq. 1-4 as printed. `official-code`: what the released code computes. `pctd`, `jcc`: the
-ablations of Tables 4-5. `best`: the default, chosen by the measurements in benchmarks/RESULTS.md."""
+"""Settings by name. `paper`: Eq. 1-4 as printed. `official-code`: what the released code computes. `pctd`, `jcc`: the
+ablations of Tables 4-5. `best`: the default, chosen by the measurements in benchmarks/RESULTS.md: the released
+code's repulsion, more tracklets with fewer frames, and mutual association in the second half."""
 
 
 def worker_range(workers: str) -> tuple[int, int]:

@@ -56,11 +56,11 @@ def test_a_contrast_compares_within_a_seed():
 def test_a_benchmark_of_the_paper(make_experiment, outcomes_of):
     market = fake_dataset("market", benchmark="market1501")
     experiment = make_experiment("table2", market, seeds=(0, 1))
-    values = {"paper": (0.60, 0.62), "best": (0.70, 0.72)}
+    values = {"paper": (0.60, 0.62), "official-code": (0.5, 0.5), "best": (0.70, 0.72)}
     found = summarise(experiment, outcomes_of(experiment, lambda job: values[job.row.name][job.seed]))
     assert found.is_complete
     lines = {line.name: line for line in found.blocks[0].lines}
-    assert len(lines) == 11 + 2  # every other method of the table, and TAUDL twice
+    assert len(lines) == 11 + 3  # every other method of the table, and TAUDL three times
     assert lines["PUL [13]"].seeds is None
     assert lines["PUL [13]"].numbers["rank1"].published == 44.7
     best = lines["best"].numbers["rank1"]
@@ -79,7 +79,7 @@ def test_data_without_published_numbers_says_so(make_experiment, outcomes_of):
     for shown in (text.as_text(found), text.as_markdown(found)):
         assert "the paper has no numbers of it" in shown
         assert "steps 3" in shown
-    assert [line.seeds for line in found.blocks[0].lines] == [1, 1, 1]
+    assert [line.seeds for line in found.blocks[0].lines] == [1, 1, 1, 1]
 
 
 def test_what_failed_is_listed_and_the_rest_is_shown(make_experiment, outcomes_of):

@@ -23,7 +23,9 @@ def test_selection(case):
 
 
 def test_a_pattern_that_fits_nothing_is_refused():
-    with pytest.raises(UsageError, match="--rows bset: no such row in table5, which has pctd, paper, best"):
+    with pytest.raises(
+        UsageError, match="--rows bset: no such row in table5, which has pctd, paper, official-code, best"
+    ):
         TABLES["table5"].select(["best", "bset"])
 
 
@@ -33,7 +35,8 @@ def test_every_row_resolves_to_the_losses_of_its_recipe(make_experiment):
         for row in table.rows:
             loss = experiment.config(row, seed=3).loss
             assert loss.joint_labels == (row.recipe == "jcc")
-            assert (loss.ccta_weight > 0) == (row.recipe in ("paper", "best"))
+            assert (loss.ccta_weight > 0) == (row.recipe in ("paper", "official-code", "best"))
+            assert (loss.mutual_weight > 0) == (row.recipe == "best")
             for setting, value in row.settings.get("loss", {}).items():
                 assert getattr(loss, setting) == value
 
