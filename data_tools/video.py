@@ -6,6 +6,7 @@ route of time stamps and key frames, which gives the same frames. Damage is an e
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -114,19 +115,25 @@ def _created(metadata: dict[str, str]) -> float | None:
 
 
 def _count(path: str | Source, container: Any, stream: Any) -> tuple[int, float]:
-    """Number of packets and the seconds they last."""
+    """Number of packets, and the seconds from the first one's beginning to the last one's end."""
+    count = length = 0
+    begin, end = math.inf, -math.inf
     try:
-        lengths = [packet.duration or 0 for packet in container.demux(stream) if packet.size]
+        for packet in container.demux(stream):
+            if packet.size:
+                count, length = count + 1, length + (packet.duration or 0)
+            if packet.size and packet.pts is not None:
+                begin, end = min(begin, packet.pts), max(end, packet.pts + (packet.duration or 0))
     except _ffmpeg_error() as error:
         raise _damaged(path, 0, error) from None
-    span_s = float(sum(lengths) * stream.time_base)
+    span_s = (end - begin if end > begin else length) * float(stream.time_base)
     announced_s = (container.duration or 0) / 1e6
     if span_s and announced_s > 1.1 * span_s + 1:
         raise UserError(
             f"{path}: cut off: its header announces {announced_s:.1f} s, but the file ends after {span_s:.1f} s;"
             " copy it again, or rewrite it with `ffmpeg -i in -c copy out.mkv`"
         )
-    return len(lengths), span_s
+    return count, span_s
 
 
 _MIN_SKIPPED = 8
@@ -256,7 +263,8 @@ def iter_pictures(
     Args:
         wanted: ascending frame indices; decoding stops after the last one.
         route: the way to them. What lies between a wanted frame and the last key frame before the next one is not decoded, nor are
-            frames that no other needs. Where other frames come than should, the rest is read from the beginning.
+            frames that no other needs. Where other frames come than should, the rest is read from the beginning. What a decoder
+            makes up for packets that were lost may look different by another way, but is the same by the same way.
 
     Raises:
         UserError: missing or damaged file, or a stream that ends before the last wanted frame.

@@ -268,6 +268,16 @@ def test_containers_without_a_frame_count(video, tmp_path, suffix):
     assert [number_of(frame) for _, frame in iter_frames(path)] == list(range(COUNT))
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "ts"])
+def test_a_hole_is_not_a_cut(video, tmp_path, suffix):
+    def pause(number, packet):
+        late = 200 * packet.duration * (number > 60)
+        packet.pts, packet.dts = packet.pts + late, packet.dts + late
+
+    info = probe(copied(video, tmp_path / f"cam.{suffix}", pause))
+    assert info.num_frames == COUNT and info.fps == pytest.approx(FPS * COUNT / (COUNT + 200), rel=1e-2)
+
+
 def test_cut_off_where_the_index_stands_in_front(video, tmp_path):
     """The header promises all frames; only reading on shows that they are not there."""
     path = fast_start(video, tmp_path / "cut.mp4")
