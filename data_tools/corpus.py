@@ -6,6 +6,7 @@ other inputs or settings are refused.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from taudl_dist.dataset.dataset import parse_info
 from taudl_dist.dataset.schema import DATASET_FILE, SHARDS_DIR
 from taudl_dist.errors import UserError
 from taudl_dist.progress import log, progress
+
+_CHECK_S = 5.0
+"""Between two looks whether another driver has taken over."""
 
 
 def shard_corpus(
@@ -179,7 +183,7 @@ def _work(
     tasks: Sequence[UnitTask], failures: Failures, ours: Claim, *, num_units: int, workers: int, policy: Policy
 ) -> None:
     """Makes the units; one that fails does not stop the others, unless there is no room left on the disk or no hope."""
-    done = 0
+    done, check_at = 0, 0.0
     if workers > 1 and len(tasks) > 1:
         steps: Generator = run_on_ray(make_unit, tasks, workers=workers)
         unit, total = "unit", len(tasks)
@@ -189,7 +193,6 @@ def _work(
         for task, result in progress(steps, "cut crops", unit=unit, total=total):
             if result is None:  # a crop of a unit that goes on
                 continue
-            ours.check()
             outcome = UnitResult(problem=_died(result)) if isinstance(result, Exception) else result
             done += outcome.problem is None
             if outcome.is_target_lost:
@@ -197,6 +200,10 @@ def _work(
                     f"{task.folder}: cannot be written to any more ({outcome.problem}); {num_units - len(tasks) + done} of {num_units}"
                     " units are done and kept: mend that (free some space, renew the access) and run the same command again"
                 )
+            # not each time: a look into a store takes as long as a large cluster needs for several units
+            if outcome.problem or time.monotonic() > check_at:
+                ours.check()
+                check_at = time.monotonic() + _CHECK_S
             failures.add(task.unit, outcome)
             failures.check_early(policy.max_failed_share)
 
