@@ -151,7 +151,7 @@ def _judge(run: RunFolder, info: dict[str, Any], beats: list[Beat], *, steps: in
     if outcome:
         return "interrupted", f"stopped after {outcome.get('step')} steps; {again}"
     heard = [beat for beat in beats if not beat.is_silent and not beat.has_ended]
-    who = f"pid {driver.get('pid')} on {driver.get('host')}"
+    who = f"pid {driver['pid']} on {driver.get('host')}" if "pid" in driver else "unknown"
     is_driven = bool(driver) and driver["age_s"] < SILENT_S + 3 * INTERVAL_S
     if not driver and not beats and now - (run.path / "run.json").stat().st_mtime < _BEGINNING_S:
         return "running", "it has just been begun"
@@ -163,7 +163,8 @@ def _judge(run: RunFolder, info: dict[str, Any], beats: list[Beat], *, steps: in
         return "stuck", str(stuck)
     if not heard:
         return "running", f"no worker at work: they are being started, or wait for room (driver: {who})"
-    return "running", f"{len(heard)} worker{'s' * (len(heard) > 1)}, driver {who}"
+    driven = f"driver {who}" if is_driven else f"whose driver ({who}) is silent"
+    return "running", f"{len(heard)} worker{'s' * (len(heard) > 1)}, {driven}"
 
 
 def _steps(run: RunFolder) -> int:

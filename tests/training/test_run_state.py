@@ -119,6 +119,9 @@ def test_a_killed_run_and_one_that_is_being_started(run: Path) -> None:
     assert state.state == "interrupted"
     assert "pid 99 on here" in state.why
     assert "--resume" in state.why
+    (run / "workers" / "ab-00001.json").write_text(json.dumps(beat(1)))  # outlives its driver for a moment
+    assert run_state(run).why == "1 worker, whose driver (pid 99 on here) is silent"
+    silence(run)
     driver(run)
     assert "being started" in run_state(run).why
     for path in (run / "workers").iterdir():
