@@ -36,4 +36,5 @@ def write_json(path: Path, value: Any) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Deletes the incomplete files that killed attempts left in a folder."""
     for path in folder.glob(f"*{TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+        if not path.is_dir():
+            path.unlink(missing_ok=True)

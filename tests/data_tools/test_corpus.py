@@ -306,8 +306,9 @@ def test_a_full_folder_is_refused(make_corpus, tmp_path, name):
 def test_folders_that_are_not_ours_stay(make_corpus, tmp_path):
     (tmp_path / "out" / "plan" / "deep").mkdir(parents=True)
     (tmp_path / "out" / "plan" / "deep" / "thesis.tex").touch()
+    (tmp_path / "out" / "thesis.tmp-1").mkdir()
     shard(make_corpus(), tmp_path / "out")
-    assert (tmp_path / "out" / "plan" / "deep" / "thesis.tex").exists()
+    assert (tmp_path / "out" / "plan" / "deep" / "thesis.tex").exists() and (tmp_path / "out" / "thesis.tmp-1").exists()
 
 
 def test_a_unit_that_fails_is_listed_and_the_others_are_kept(make_corpus, tmp_path, monkeypatch):
