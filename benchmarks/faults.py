@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from taudl_dist import tracking
+from taudl_dist.commands.sync import sync
 from tests.cluster_hosts.hosts import BIN, Cluster, Host, Hosts, cluster, why_not
 from tests.object_store import ObjectStore
 from tests.training.conftest import FLAGS, rows, state, tiny_dataset
@@ -197,7 +198,7 @@ def head_restarted_with_redis(place: Place) -> FaultyRun:
 
 
 def tracking_down(place: Place) -> FaultyRun:
-    """The tracking server is killed, and is back 10 s later"""
+    """The tracking server is killed, and is back 10 s later; `taudl sync` for what the run did not live to send"""
     place.folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -206,12 +207,13 @@ def tracking_down(place: Place) -> FaultyRun:
         run = FaultyRun(
             place.folder / "run",
             [*place.words, "--workers", "2", "--tracking.uri", f"http://127.0.0.1:{port}"],
-            step_s=1.0,  # the server must be back before the run has ended
+            step_s=0.5,
         )
         run.until_step(STRIKE)
     time.sleep(10)
     with tracking_server(place.folder, port):
         run.end()
+        assert sync(run.run), "taudl sync did not reach the server"
         where = json.loads((run.run / "run.json").read_text())["mlflow"]
         history = tracking.connect(where["uri"]).get_metric_history(where["run_id"], "train/loss")
     assert sorted(metric.step for metric in history) == list(range(STEPS)), "MLflow misses a step or holds one twice"
@@ -282,6 +284,9 @@ FAULTS: list[tuple[Callable[[Place], FaultyRun], bool]] = [
 ]
 """Each fault, and whether it keeps the number of workers."""
 
+DEFAULT = [fault.__name__ for fault, _ in FAULTS if fault is not head_restarted_with_redis]
+"""Redis is a program of its own, which few machines have."""
+
 NEED_ROOT = {
     fault.__name__
     for fault in (host_cut_off, host_killed, head_lost, head_restarted, head_restarted_with_redis, disk_full)
@@ -343,11 +348,16 @@ def main() -> None:
         "--out", type=Path, default=Path("faults.json"), help="JSON of all results; those in it already are kept"
     )
     parser.add_argument("--precision", nargs="+", default=["fp64", "fp32"])
-    parser.add_argument("--only", nargs="+", default=[fault.__name__ for fault, _ in FAULTS])
+    parser.add_argument(
+        "--only", nargs="+", default=DEFAULT, metavar="FAULT", choices=[fault.__name__ for fault, _ in FAULTS]
+    )
     args = parser.parse_args()
     reason = why_not()
     if reason and NEED_ROOT & set(args.only):
         parser.error(f"{', '.join(sorted(NEED_ROOT & set(args.only)))}: {reason}")
+    if head_restarted_with_redis.__name__ in args.only and not shutil.which("redis-server"):
+        args.only.remove(head_restarted_with_redis.__name__)
+        print("head_restarted_with_redis is left out: redis-server is not installed")
     results = json.loads(args.out.read_text()) if args.out.exists() else []
     for precision in args.precision:
         with tempfile.TemporaryDirectory(prefix="taudl-faults-") as place:
@@ -407,7 +417,13 @@ def tracking_server(folder: Path, port: int) -> Iterator[None]:
     command = [BIN / "mlflow", "server", "--port", port, "--host", "127.0.0.1", "--workers", 1]
     command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", folder / "artifacts"]
     with (folder / "server.log").open("a") as log:
-        server = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            [*map(str, command)],
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # eight processes that it does not need
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         deadline = time.monotonic() + 120
         while not _answers(f"http://127.0.0.1:{port}/health"):
@@ -429,9 +445,9 @@ def _answers(url: str) -> bool:
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of 60 MB; needs root."""
+    """A file system for five checkpoints in fp64; needs root."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "taudl", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "taudl", str(folder)], check=True)
     try:
         yield folder
     finally:
