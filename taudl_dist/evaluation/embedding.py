@@ -101,7 +101,7 @@ def _is_done(out: Path, request: Request, *, overwrite: bool) -> bool:
     if overwrite or not out.exists():
         return False
     wanted = {"format": FORMAT, "version": str(VERSION), **request.facts}
-    found = stored_facts(out) or {}
+    found = stored_facts(out)
     other = next((name for name in wanted if found.get(name) != wanted[name]), None)
     if other:
         raise UserError(
@@ -112,15 +112,20 @@ def _is_done(out: Path, request: Request, *, overwrite: bool) -> bool:
     return True
 
 
-def stored_facts(path: Path) -> dict[str, str] | None:
-    """What a Parquet file's metadata says; None: not a Parquet file."""
+def stored_facts(path: Path) -> dict[str, str]:
+    """What a Parquet file's metadata says; nothing where it is no Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        return facts_in(pq.read_schema(path))
     except (pa.ArrowInvalid, OSError):
-        return None
+        return {}
+
+
+def facts_in(schema: pa.Schema) -> dict[str, str]:
+    """The metadata of a schema, without Arrow's own."""
+    metadata = schema.metadata or {}
     return {name.decode(): value.decode() for name, value in metadata.items() if name != b"ARROW:schema"}
 
 

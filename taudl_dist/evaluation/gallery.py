@@ -11,7 +11,7 @@ import numpy as np
 
 from taudl_dist.errors import UserError
 from taudl_dist.evaluation.distances import runs
-from taudl_dist.evaluation.embedding import FORMAT, VERSION
+from taudl_dist.evaluation.embedding import FORMAT, VERSION, facts_in
 from taudl_dist.evaluation.features import Extractor, pooled_features, unit_length
 from taudl_dist.evaluation.nearest import Block
 
@@ -92,9 +92,7 @@ def open_features(path: str | Path, *, dataset_digest: str, model_digest: str | 
         raise UserError(f"--features {path}: no such file; `taudl embed` writes one") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"--features {path}: not a readable Parquet file ({_line(error)})") from None
-    facts = {
-        name.decode(): value.decode() for name, value in (schema.metadata or {}).items() if name != b"ARROW:schema"
-    }
+    facts = facts_in(schema)
     found = facts.pop("format", None), facts.pop("version", None)
     if found != (FORMAT, str(VERSION)):
         raise UserError(

@@ -171,8 +171,8 @@ class PieceFolder:
 
 
 def _difference(begun: dict[str, str], wanted: dict[str, str]) -> str:
-    name = next(name for name in wanted if begun.get(name) != wanted[name])
-    return f"an embedding was begun there with {name} {begun.get(name)}, found {name} {wanted[name]}"
+    name = next(name for name in {**wanted, **begun} if begun.get(name) != wanted.get(name))
+    return f"an embedding was begun there with {name} {begun.get(name)}, found {name} {wanted.get(name)}"
 
 
 def make_pieces(

@@ -131,6 +131,10 @@ def test_it_goes_on_where_it_was(dataset, run, interrupted, monkeypatch, capsys)
 def test_other_settings_do_not_go_on(dataset, run, tmp_path, interrupted):
     with pytest.raises(UserError, match=r"was begun there with flip False, found flip True.*--overwrite"):
         write_features(dataset.path, run, interrupted, flip=True)
+    request = interrupted.with_name(f"{interrupted.name}.pieces") / "request.json"
+    request.write_text(json.dumps({**json.loads(request.read_text()), "pooling": "max"}))  # of a later version
+    with pytest.raises(UserError, match=r"was begun there with pooling max, found pooling None"):
+        write_features(dataset.path, run, interrupted)
     write_features(dataset.path, run, interrupted, flip=True, overwrite=True)
     write_features(dataset.path, run, tmp_path / "undisturbed", flip=True)
     assert interrupted.read_bytes() == (tmp_path / "undisturbed").read_bytes()
