@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from data_tools.folder import Folder
+from data_tools.folder import Folder, read_if_there
 from taudl_dist.dataset.storage import StoreError
 from taudl_dist.errors import UserError
 
@@ -81,8 +81,9 @@ def claim(folder: Folder) -> Claim:
 
 def read_driver(folder: Folder) -> dict[str, Any] | None:
     """The driver that was started last, unless it came to its end."""
+    content = read_if_there(folder, DRIVER_FILE)
     try:
-        driver = json.loads(folder.read(DRIVER_FILE))
+        driver = json.loads(content or b"null")
         return {name: driver[name] for name in ("id", "host", "pid", "since")}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None

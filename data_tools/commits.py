@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from data_tools.folder import Folder, attempt_of
+from data_tools.folder import Folder, attempt_of, read_if_there
 from taudl_dist.dataset.schema import SHARDS_DIR
 
 FRAGMENTS_DIR = "fragments"
@@ -68,10 +68,7 @@ def remove_losers(folder: Folder, winners: Iterable[Commit]) -> None:
 
 
 def _read(folder: Folder, stem: str) -> bytes:
-    try:
-        return folder.read(f"{SHARDS_DIR}/{stem}{OK}")
-    except FileNotFoundError:
-        return b""
+    return read_if_there(folder, f"{SHARDS_DIR}/{stem}{OK}") or b""
 
 
 def _commit(stem: str, record: bytes) -> Commit | None:

@@ -18,7 +18,7 @@ from data_tools.commits import FRAGMENTS_DIR, Commit, read_commits, remove_loser
 from data_tools.corpus_plan import Inputs, Policy, plan_corpus, write_plan
 from data_tools.failures import Failures
 from data_tools.finalize import finalize
-from data_tools.folder import Folder, open_folder
+from data_tools.folder import Folder, open_folder, read_if_there
 from data_tools.forgotten import read_drops
 from data_tools.plan import log_plan
 from data_tools.ray_tasks import run_on_ray
@@ -105,10 +105,8 @@ class State:
 
 def read_state(folder: Folder, plan: dict[str, Any]) -> State:
     """What of a plan is there, in an existing folder or in none."""
-    try:
-        info = parse_info(folder.read(DATASET_FILE), f"{folder}/{DATASET_FILE}")
-    except FileNotFoundError:
-        info = None
+    content = read_if_there(folder, DATASET_FILE)
+    info = None if content is None else parse_info(content, f"{folder}/{DATASET_FILE}")
     return State(
         commits=read_commits(folder, {unit["name"]: unit["digest"] for unit in plan["units"]}),
         planned=frozenset(name.removesuffix(".parquet") for name in folder.names(PLAN_DIR)),

@@ -15,7 +15,7 @@ from typing import Any
 from data_tools.atomic import TEMPORARY
 from data_tools.claim import DRIVER_FILE
 from data_tools.crop_tables import CropTables
-from data_tools.folder import Folder, write_json
+from data_tools.folder import Folder, read_if_there, write_json
 from data_tools.forgotten import from_json, read_drops
 from data_tools.plan import FORMAT, VERSION, Plan, make_plan
 from data_tools.recording_tracks import some
@@ -176,19 +176,19 @@ def _foreign(out: Folder, names: list[str]) -> str:
 
 
 def _read_plan(out: Folder) -> dict[str, Any] | None:
-    file = f"{out}/{PLAN_FILE}"
-    try:
-        plan = json.loads(out.read(PLAN_FILE))
-        if plan["format"] != FORMAT:
-            raise UserError(_foreign(out, [f"a {PLAN_FILE} of another program"]))
-        version = plan["version"]
-    except FileNotFoundError:
+    file, content = f"{out}/{PLAN_FILE}", read_if_there(out, PLAN_FILE)
+    if content is None:
         return None
+    try:
+        plan = json.loads(content)
+        found, version = plan["format"], plan["version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{file}: damaged, or of another program ({error!r}); choose another --out, or delete {out} if it is a dataset that was"
             " begun"
         ) from None
+    if found != FORMAT:
+        raise UserError(_foreign(out, [f"a {PLAN_FILE} of another program"]))
     if version != VERSION:
         raise UserError(
             f"{file}: version {version!r}, this taudl goes on with version {VERSION}; a finished dataset stays usable, but to go on"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_tools.commits import Commit
-from data_tools.folder import Folder, write_json
+from data_tools.folder import Folder, read_if_there, write_json
 from data_tools.units import UnitResult
 from taudl_dist.errors import UserError
 
@@ -107,8 +107,9 @@ class Failures:
 
 def _earlier(folder: Folder) -> dict[str, str]:
     """Why units failed in an earlier run."""
+    content = read_if_there(folder, FAILURES_FILE)
     try:
-        records = json.loads(folder.read(FAILURES_FILE))
+        records = json.loads(content or b"[]")
         return {record["name"]: record["problem"] for record in records if record["level"] == "unit"}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # a report; what is done stands in the commit records
+    except (ValueError, KeyError, TypeError):  # a report; what is done stands in the commit records
         return {}

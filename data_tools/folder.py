@@ -256,6 +256,14 @@ def attempt_of(stem: str) -> tuple[str, bool]:
     return (stem[: match.start()], True) if match else (stem, False)
 
 
+def read_if_there(folder: Folder, name: str) -> bytes | None:
+    """A whole file; None where there is none."""
+    try:
+        return folder.read(name)
+    except FileNotFoundError:
+        return None
+
+
 def write_json(folder: Folder, name: str, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     folder.write(name, f"{_as_lines(value)}\n".encode())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_tools.folder import Folder
+from data_tools.folder import Folder, read_if_there
 from taudl_dist.errors import UsageError, UserError
 
 DROPS_FILE = "drops.jsonl"
@@ -67,10 +67,9 @@ def read_drops(folder: Folder) -> list[dict[str, Any]]:
     Raises:
         UserError: the record is damaged.
     """
+    content = read_if_there(folder, DROPS_FILE) or b""
     try:
-        return [json.loads(line) for line in folder.read(DROPS_FILE).decode().splitlines()]
-    except FileNotFoundError:
-        return []
+        return [json.loads(line) for line in content.decode().splitlines()]
     except ValueError as error:
         raise UserError(
             f"{folder}/{DROPS_FILE}: damaged ({error}); it tells what must stay forgotten: restore it from a copy"

@@ -10,7 +10,7 @@ from typing import Any
 from data_tools.claim import read_driver
 from data_tools.commits import OK
 from data_tools.corpus_plan import PLAN_FILE
-from data_tools.folder import Folder, attempt_of
+from data_tools.folder import Folder, attempt_of, read_if_there
 from taudl_dist.dataset.dataset import parse_info
 from taudl_dist.dataset.schema import DATASET_FILE, SHARDS_DIR
 from taudl_dist.errors import UserError
@@ -62,7 +62,8 @@ def shard_state(folder: Folder) -> ShardState:
     Raises:
         UserError: the folder holds no plan of `taudl shard`.
     """
-    plan, info, driver = _plan(folder), _info(folder), read_driver(folder)
+    plan, dataset_json, driver = _plan(folder), read_if_there(folder, DATASET_FILE), read_driver(folder)
+    info = None if dataset_json is None else parse_info(dataset_json, f"{folder}/{DATASET_FILE}")
     if plan is None and info is None:
         raise UserError(f"{folder}: no plan of `taudl shard` in it")
     newest: dict[str, float] = {}  # of the attempts at a unit
@@ -89,19 +90,13 @@ def shard_state(folder: Folder) -> ShardState:
 
 def _plan(folder: Folder) -> dict[str, Any] | None:
     """Digest and names of the units of plan.json."""
-    try:
-        plan = json.loads(folder.read(PLAN_FILE))
-        return {"digest": plan["digest"], "units": {unit["name"] for unit in plan["units"]}}
-    except FileNotFoundError:
+    content = read_if_there(folder, PLAN_FILE)
+    if content is None:
         return None
+    try:
+        plan = json.loads(content)
+        return {"digest": plan["digest"], "units": {unit["name"] for unit in plan["units"]}}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{folder}/{PLAN_FILE}: damaged ({error!r}); see `taudl shard --help` on how to go on"
         ) from None
-
-
-def _info(folder: Folder) -> dict[str, Any] | None:
-    try:
-        return parse_info(folder.read(DATASET_FILE), f"{folder}/{DATASET_FILE}")
-    except FileNotFoundError:
-        return None

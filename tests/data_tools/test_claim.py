@@ -10,11 +10,14 @@ import pytest
 import data_tools.corpus
 from data_tools.claim import claim, read_driver
 from data_tools.corpus import shard_corpus
+from data_tools.corpus_plan import _read_plan
 from data_tools.drop import drop
 from data_tools.folder import open_folder
-from data_tools.forgotten import Forget
+from data_tools.forgotten import Forget, read_drops
+from data_tools.shard_state import shard_state
 from data_tools.sources import ShardSettings
 from data_tools.validate import validate_dataset
+from taudl_dist.dataset import storage
 from taudl_dist.errors import UserError
 
 SETTINGS = ShardSettings(interval_s=2.0, max_frames=4, crops_per_shard=4)
@@ -88,3 +91,13 @@ def test_a_drop_waits_for_the_driver(make_corpus, tmp_path):
     )  # as after a kill in the last moment
     drop(out, Forget(cameras=("cam2",)), reason="")
     assert json.loads((out / "dataset.json").read_text())["digest"] != info["digest"]
+
+
+def test_a_store_that_fails_is_not_taken_for_damage(object_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_FIRST_PAUSE_S", 0.01)
+    folder = open_folder(object_store.uri(tmp_path.name))
+    folder.write("plan.json", b"{}")
+    object_store.fail("InternalError", method=None)
+    for read in (read_driver, read_drops, shard_state, _read_plan):
+        with pytest.raises(storage.StoreError, match=r"^s3://corpus/.*failed in 5 attempts"):
+            read(folder)
