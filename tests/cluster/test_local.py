@@ -35,7 +35,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     dashboard, port, agent, client = map(str, _free_ports(4))
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
     env |= {"HOME": str(home), "STATE_DIR": str(state), "DASHBOARD_PORT": dashboard, "RAY_PORT": port}
-    env |= {"AGENT_PORT": agent, "CLIENT_PORT": client, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    env |= {
+        "DRAIN_S": "1",
+        "AGENT_PORT": agent,
+        "CLIENT_PORT": client,
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+    }
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
     try:
         started = _run(ROOT / "cluster" / "local.sh", "start", "2", env=env)
@@ -73,7 +78,7 @@ def test_a_job_that_was_cut_short_goes_on_and_writes_no_token(environment: dict[
     data, run = tiny_dataset(tmp_path / "data"), tmp_path / "run"
     words = ["--submission-id", "first", "train", "--data", data, "--out", run, *FLAGS, "--resume", "--workers", "1"]
     tracked = ["--tracking.uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
-    first = _submit(*words, *tracked, "--stop-at", "5", "--launcher", "ray", env=environment)
+    first = _submit(*words, *tracked, "--stop-at", "5", env=environment)
     assert first.returncode == 0, first.stderr
     assert len(rows(run)) == 5
     second = _submit(*words, *tracked, "--launcher", "ray", env=environment)
