@@ -41,8 +41,6 @@ def main(argv: Sequence[str]) -> int:
             print(problem)
         if report.num_problems > len(report.problems):
             print(f"... and {report.num_problems - len(report.problems)} more problems")
-        verdict = (
-            f"{report.num_problems} problem{'s' * (report.num_problems > 1)}" if report.num_problems else "no problem"
-        )
+        verdict = f"{report.num_problems} problems" if report.num_problems else "no problem"
         print(f"{verdict} in {report.shards} shards, {report.tracklets} tracklets, {report.images} images")
     return 1 if report.num_problems else 0

@@ -257,10 +257,10 @@ def test_a_decoder_that_crashes_costs_its_unit_with_one_worker_too(make_recordin
         assert "its worker died each time" in failed["problem"] and "signal 11" in failed["problem"]
         assert validate_dataset(out).problems == []
     kept = {path: path.stat().st_mtime_ns for path in (out / "shards").iterdir()}
+    monkeypatch.setattr(data_tools.corpus, "run_beside", run_here)
     digest = shard(corpus, out, RETRY)["digest"]
     assert kept.items() <= {path: path.stat().st_mtime_ns for path in (out / "shards").iterdir()}.items()
     assert not list(out.rglob("*.tmp-*"))
-    monkeypatch.setattr(data_tools.corpus, "run_beside", run_here)
     assert shard(corpus, tmp_path / "undisturbed")["digest"] == digest
 
 
