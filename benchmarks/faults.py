@@ -39,6 +39,9 @@ STEPS = 60
 STRIKE = 13
 """Steps done when a fault strikes; checkpoints every 5."""
 
+CACHE_BYTES = 98304
+"""The least that training takes here, so that steps have to ask the store."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -246,7 +249,7 @@ def store_refuses(place: Place) -> FaultyRun:
     store = ObjectStore()
     try:
         words = [*place.words, "--data", store.upload(place.shared / "data", "data"), "--workers", "2"]
-        words += ["--storage.cache-dir", place.folder / "cache", "--storage.cache-bytes", 1]
+        words += ["--storage.cache-dir", place.folder / "cache", "--storage.cache-bytes", CACHE_BYTES]
         run = FaultyRun(place.folder / "run", words, step_s=0.3)
         run.until_step(STRIKE)
         store.fail("SlowDown", method=None)
