@@ -124,7 +124,7 @@ def opening(folder: Path) -> dict[str, Any]:
     from taudl_dist.dataset import open_dataset
 
     start = time.perf_counter()
-    plan = BatchPlan(open_dataset(folder), resolve({}))
+    plan = BatchPlan(open_dataset(folder), resolve({"batch": {"frames": 4}}))
     open_s, since_start_s = time.perf_counter() - start, time.time() - psutil.Process().create_time()
     near = [milliseconds(lambda step=step: plan.groups(step)) for step in range(500)]
     far = [milliseconds(lambda step=step: plan.groups(FAR_STEP + step)) for step in range(500)]
@@ -144,7 +144,7 @@ def long_run(folder: Path, *, steps: int = 10_000) -> dict[str, Any]:
     from taudl_dist.batches import BatchPlan
     from taudl_dist.config import resolve
 
-    plan = BatchPlan(folder, resolve({}))
+    plan = BatchPlan(folder, resolve({"batch": {"frames": 4}}))
     training = plan.dataset.training
     highest, repeats = 0.0, 0
     for step in range(FAR_STEP, FAR_STEP + steps):
@@ -170,7 +170,7 @@ def coverage(folder: Path, *, tracklets_per_camera: int = 64) -> dict[str, Any]:
     dataset = open_dataset(folder)
     sizes = np.diff(dataset.training.camera_offsets)
     images = int((sizes > 0).sum()) * tracklets_per_camera * 4
-    plan = BatchPlan(dataset, resolve({"batch": {"images": images}}))
+    plan = BatchPlan(dataset, resolve({"batch": {"images": images, "frames": 4}}))
     steps = -(-int(np.median(sizes)) // tracklets_per_camera)
     seen = np.zeros(len(dataset.training), np.uint16)
     for step in range(steps):

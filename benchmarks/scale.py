@@ -70,7 +70,9 @@ def corpus(sizes: np.ndarray) -> Any:
 
 def settings(cameras: int, *, steps: int = 100_000) -> Config:
     images = cameras * TRACKLETS_PER_CAMERA * FRAMES
-    return resolve({"steps": steps, "batch": {"images": images, "cameras": cameras, "frames": FRAMES}})
+    return resolve(
+        {"steps": steps, "recipe": "official-code", "batch": {"images": images, "cameras": cameras, "frames": FRAMES}}
+    )
 
 
 def simulate(dataset: Any, *, cameras: int, ranks: int, machine: Machine) -> dict[str, Any]:

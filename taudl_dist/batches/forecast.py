@@ -163,8 +163,8 @@ class _Heads:
     """Of each sampled step: images (W,) a worker sends, receives, and computes the cross entropy of."""
     moved_labels: float
     """Labels whose heads a step moves."""
-    signatures_sent: float
-    """Rows of heads a worker sends in a step for mutual association, on average."""
+    pairs_sent: float
+    """Pairs of a tracklet and a camera for which mutual association moves features, of a worker on average."""
 
     @classmethod
     def of(cls, plan: BatchPlan, config: Config, sample: list[_Step], workers: int) -> _Heads:
@@ -183,23 +183,19 @@ class _Heads:
                 for head, step in zip(heads, sample)
             ],
             moved_labels=_mean([labels[np.unique(head)].sum() for head in heads]),
-            signatures_sent=_mean([_signatures_moved(head, owners, config) / workers for head in heads]),
+            pairs_sent=_mean([_pairs_moved(step, head, owners, config) / workers for step, head in zip(sample, heads)]),
         )
 
 
-def _rows_of_tracklet(config: Config) -> int:
-    """Features of a tracklet that all workers get: its images' where matches are sought, its mean for CCTA."""
-    return config.batch.frames if config.loss.mutual_weight else int(config.loss.ccta_weight > 0)
-
-
-def _signatures_moved(cameras: NDArray[np.int64], owners: NDArray[np.int64], config: Config) -> int:
-    """Pairs of a step whose two cameras' heads lie on different workers."""
+def _pairs_moved(step: _Step, cameras: NDArray[np.int64], owners: NDArray[np.int64], config: Config) -> int:
+    """Pairs of a step whose images lie on another worker than the head they are sought in."""
     from taudl_dist.losses.mutual import sought_pairs
 
     if not config.loss.mutual_weight:
         return 0
     tracklets, sought = sought_pairs(cameras, step=0, at_most=config.loss.mutual_cameras)
-    return int((owners[cameras[tracklets]] != owners[sought]).sum())
+    origins = np.repeat(np.arange(len(step.rank_tracklets)), step.rank_tracklets)
+    return int((origins[tracklets] != owners[sought]).sum())
 
 
 def _is_replicated(config: Config, workers: int) -> bool:
@@ -237,9 +233,10 @@ def _traffic(heads: _Heads, config: Config, sample: list[_Step], workers: int) -
         parameters=parameters,
         statistics=statistics * (3 if config.model.batch_norm == "sync" else 1),
         feature_dim=feature_dim(config.model),
-        rows_to_all=max(max(step.rank_tracklets) for step in sample) * _rows_of_tracklet(config),
+        rows_to_all=max(max(step.rank_tracklets) for step in sample) if config.loss.ccta_weight else 0,
         images_sent=0.0 if is_replicated else _mean([sent for sent, _, _ in heads.exchanged]),
-        signatures_sent=heads.signatures_sent,
+        sought_sent=heads.pairs_sent * config.batch.frames,
+        signatures_sent=heads.pairs_sent,
         head_rows=round(heads.moved_labels) if is_replicated else 0,
         value_bytes=_value_bytes(config),
     )

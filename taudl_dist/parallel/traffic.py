@@ -27,11 +27,13 @@ class StepCounts:
     feature_dim: int
     """D."""
     rows_to_all: int = 0
-    """Rows of features that all ranks get from the rank that has most: tracklets' means (CCTA), images (mutual association), or 0."""
+    """Means of tracklets that all ranks get from the rank that has most; 0 without CCTA."""
     images_sent: float = 0.0
     """Of a rank, those whose camera's head another rank owns."""
+    sought_sent: float = 0.0
+    """Of a rank, images sent to seekers (mutual association)."""
     signatures_sent: float = 0.0
-    """Rows of heads that a rank sends for mutual association."""
+    """Of a rank, rows of heads sent back (mutual association)."""
     head_rows: int = 0
     """Labels of the cameras present, if every rank holds all heads."""
     value_bytes: int = 4
@@ -41,9 +43,9 @@ class StepCounts:
 def step_traffic(counts: StepCounts) -> dict[str, float]:
     """Bytes a rank sends in a step, by what they are.
 
-    `backbone`: its gradient, summed. `statistics`: batch norm's. `means`: of tracklets to all ranks (CCTA), or the features of all
-    images once mutual association is in force, and their gradient back.
-    `features`: of images to the owner of their head, and their gradient back (PCTD). `signatures`: rows of heads (mutual association). `heads`: gradient of replicated heads.
+    `backbone`: its gradient, summed. `statistics`: batch norm's. `means`: of tracklets to all ranks, and their gradient back (CCTA).
+    `features`: of images to the owner of their head, and their gradient back (PCTD). `matches`: images to the owners of
+    the heads they are sought in, their gradient back, and rows of heads (mutual association). `heads`: gradient of replicated heads.
     """
     world_size, row = counts.world_size, counts.feature_dim * counts.value_bytes
     return {
@@ -51,7 +53,7 @@ def step_traffic(counts: StepCounts) -> dict[str, float]:
         "statistics": all_reduce_bytes(counts.statistics * counts.value_bytes, world_size),
         "means": 2 * all_gather_bytes(counts.rows_to_all * row, world_size),
         "features": 2 * counts.images_sent * row,
-        "signatures": counts.signatures_sent * row,
+        "matches": (2 * counts.sought_sent + counts.signatures_sent) * row,
         "heads": all_reduce_bytes(counts.head_rows * (row + counts.value_bytes), world_size),
     }
 

@@ -1,4 +1,7 @@
-"""Mutual association among the workers: a camera's owner seeks there, the owner of the tracklet's camera says what finds back."""
+"""Mutual association among the workers: the owner of a camera's head seeks there, the owner of the tracklet's own says what finds back.
+
+Three messages a step: images to the seekers, rows of heads back, and a vote for each pair.
+"""
 
 from __future__ import annotations
 
@@ -20,43 +23,46 @@ if TYPE_CHECKING:
 
 
 def mutual_share(
-    learner: Learner, features: torch.Tensor, composition: Composition, leaves: Leaves, *, step: int
+    learner: Learner, own: torch.Tensor, composition: Composition, leaves: Leaves, *, step: int
 ) -> torch.Tensor:
     """This worker's share of the mutual association of the global batch; a collective.
 
     Args:
-        features: (N_bs, D) of all images of the global batch, differentiable.
+        own: (B, D) features of this worker's images, differentiable.
         leaves: the heads held here of the cameras present.
     """
-    world, owners = learner.world, learner.owners
-    tracklets, sought = sought_pairs(composition.cameras, step=step, at_most=learner.config.loss.mutual_cameras)
-    order = np.lexsort((tracklets, sought, owners[sought]))  # by the rank that seeks, then by the camera it seeks in
-    tracklets, sought = tracklets[order], sought[order]
-    seekers, homes = owners[sought], composition.cameras[tracklets]
+    world, owners, cameras = learner.world, learner.owners, composition.cameras
+    tracklets, sought = sought_pairs(cameras, step=step, at_most=learner.config.loss.mutual_cameras)
+    seekers, homes = owners[sought], cameras[tracklets]
+    count = len(tracklets) // len(cameras)  # pairs of each tracklet
 
-    images = features.unflatten(0, (-1, composition.frames))
-    means, own = images.detach().mean(1), np.flatnonzero(seekers == world.rank)
-    # features of no rows: nothing to sum, but in the graph, for a rank may own no head of this batch
-    losses, rows = [images[:0].sum((1, 2), dtype=torch.promote_types(images.dtype, torch.float32))], [means[:0]]
-    for camera, pairs in _runs(sought[own]):
-        chosen = _on(features, tracklets[own[pairs]])
-        labels = seek(means[chosen], leaves[camera])
-        losses.append(pull(images[chosen], labels, leaves[camera]))
-        rows.append(signatures(leaves[camera], labels))
-    rank_pairs = np.bincount(seekers, minlength=world.size).tolist()
-    route = Route.plan(owners[homes], rank_pairs, world.rank)
-    arrived = exchange(torch.cat(rows), route)
+    # a tracklet's images go to the owners of the cameras it is sought in
+    images = own.unflatten(0, (-1, composition.frames))
+    mine = np.arange(len(images)).repeat(count)
+    there = Route.plan(seekers, [tracklets_there * count for tracklets_there in composition.rank_tracklets], world.rank)
+    visitors = exchange(images[_on(own, mine)], there)
+    rows, parts = visitors.detach()[:, 0].clone(), []
+    for camera, places in _runs(sought[there.rows]):
+        at = _on(own, places)
+        labels = seek(visitors[at].detach().mean(1), leaves[camera])
+        parts.append((at, pull(visitors[at], labels, leaves[camera])))
+        rows[at] = signatures(leaves[camera], labels).to(rows.dtype)
 
-    finds = means.new_zeros(len(tracklets))
-    labels_of = composition.labels[tracklets]
-    for camera, pairs in _runs(homes[route.rows]):
-        back = find_back(arrived[_on(means, pairs)], leaves[camera])
-        places = route.rows[pairs]
-        finds[_on(means, places)] = (back == _on(means, labels_of[places])).to(finds.dtype)
+    # what was found there goes to the owner of the tracklet's own camera, who says whether it finds back
+    by_seeker = np.argsort(seekers, kind="stable")
+    back = Route.plan(owners[homes[by_seeker]], np.bincount(seekers, minlength=world.size).tolist(), world.rank)
+    arrived, pairs = exchange(rows, back), by_seeker[back.rows]
+    finds = own.new_zeros(len(tracklets))
+    for camera, places in _runs(homes[pairs]):
+        found = find_back(arrived[_on(own, places)], leaves[camera])
+        labels = _on(own, composition.labels[tracklets[pairs[places]]])
+        finds[_on(own, pairs[places])] = (found == labels).to(finds.dtype)
     if world.size > 1:
         dist.all_reduce(finds)
-    loss = torch.cat(losses)
-    return loss @ finds[_on(means, own)].to(loss.dtype) / max(1, len(tracklets))
+    here = finds[_on(own, there.rows)]
+    # visitors of no rows: nothing to sum, but in the graph, for a rank may own no head of this batch
+    nothing = visitors[:0].sum(dtype=torch.promote_types(own.dtype, torch.float32))
+    return sum((loss @ here[at].to(loss.dtype) for at, loss in parts), nothing) / max(1, len(tracklets))
 
 
 def _runs(cameras: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:

@@ -46,9 +46,8 @@ def train_step(learner: Learner, batch: Batch, *, lr: float) -> torch.Tensor:
     discrimination = _discrimination(learner, own, composition)
     leaves = learner.heads.heads.leaves(learner.present(composition))
     seeks_matches = config.loss.mutual_weight > 0 and batch.step >= config.loss.mutual_start * config.steps
-    everyone = gather(own, composition.rank_images) if seeks_matches else None
-    association = _association(learner, own, everyone, composition) if config.loss.ccta_weight > 0 else None
-    mutual = None if everyone is None else mutual_share(learner, everyone, composition, leaves, step=batch.step)
+    association = _association(learner, own, composition) if config.loss.ccta_weight > 0 else None
+    mutual = mutual_share(learner, own, composition, leaves, step=batch.step) if seeks_matches else None
     share = joint_share(discrimination, association, mutual, heads=leaves, config=config.loss)
     share.loss.backward()
     assert own.grad is not None
@@ -95,16 +94,11 @@ def _discrimination(learner: Learner, own: torch.Tensor, composition: Compositio
     )
 
 
-def _association(
-    learner: Learner, own: torch.Tensor, everyone: torch.Tensor | None, composition: Composition
-) -> Association:
+def _association(learner: Learner, own: torch.Tensor, composition: Composition) -> Association:
     """What CCTA sees here: the mean feature of every tracklet of the global batch, of which this worker answers for its own."""
-
-    def means(features: torch.Tensor) -> torch.Tensor:
-        return features.unflatten(0, (-1, composition.frames)).mean(1)
-
+    means = own.unflatten(0, (-1, composition.frames)).mean(1)
     return Association(
-        means=gather(means(own), composition.rank_tracklets) if everyone is None else means(everyone),
+        means=gather(means, composition.rank_tracklets),
         cameras=torch.from_numpy(composition.cameras),
         own=composition.tracklets_of(learner.world.rank),
     )

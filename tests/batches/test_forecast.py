@@ -11,7 +11,7 @@ from taudl_dist.config import merge, resolve
 from taudl_dist.errors import UsageError
 
 SIZES = [9, 0, 4, 2, 12]
-SETTINGS = {"steps": 30, "model": {"name": "small"}, "batch": {"images": 32, "cameras": 2}}
+SETTINGS = {"steps": 30, "recipe": "official-code", "model": {"name": "small"}, "batch": {"images": 32, "cameras": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,8 @@ def test_settings_that_change_heads_and_traffic(make):
     assert sent(replicated, "features") == 0 and sent(replicated, "heads") > 0
     assert jcc["head_rows_per_worker"] == [27, 0] and jcc["head_images_busiest_over_mean"] == 2
     assert sent(pctd, "means") == 0 and sent(pctd, "features") == sent(owned, "features")
-    assert sent(pctd, "signatures") == 0 and 0 < sent(mutual, "signatures") <= 8 * 256 * 4
-    assert sent(mutual, "means") == 4 * sent(owned, "means")  # all four frames
+    assert sent(pctd, "matches") == 0 and 0 < sent(mutual, "matches") <= 8 * 9 * 256 * 4
+    assert sent(mutual, "means") == 0
     assert sent(fp64, "backbone") == 2 * sent(owned, "backbone")
     assert fp64["head_bytes_per_worker"] == 2 * owned["head_bytes_per_worker"]
 

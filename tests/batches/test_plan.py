@@ -13,7 +13,7 @@ from taudl_dist.errors import UsageError, UserError
 @pytest.fixture
 def make_plan(index_in_memory):
     def make(sizes, *, seed=0, digest="0" * 64, num_frames=None, batch_norm="group", **batch):
-        config = resolve({"seed": seed, "batch": batch, "model": {"batch_norm": batch_norm}})
+        config = resolve({"seed": seed, "batch": {"frames": 4, **batch}, "model": {"batch_norm": batch_norm}})
         return BatchPlan(index_in_memory(sizes, digest=digest, num_frames=num_frames), config)
 
     return make

@@ -66,7 +66,7 @@ def test_text(dataset, capsys):
     assert [line.split()[0] for line in out.splitlines()] == [
         "batch", "workers", "reading", "pace", "cache", "epochs", "heads", "traffic",
     ]  # fmt: skip
-    assert "4 of 4 cameras x 24 tracklets" in out and "27 rows" in out and "backbone 111 MB" in out
+    assert "4 of 4 cameras x 48 tracklets" in out and "27 rows" in out and "backbone 111 MB" in out
     assert "none: one worker" in run(capsys, "--data", dataset)[1]
 
 

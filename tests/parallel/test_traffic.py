@@ -38,7 +38,7 @@ CASES = [
     (2, {}, {"backbone": 4000, "statistics": 28, "means": 2 * 6 * 64, "features": 2 * 5 * 64, "heads": 0}, "two"),
     (4, {"value_bytes": 8}, {"backbone": 12000, "means": 2 * 3 * 6 * 128}, "fp64"),
     (4, {"rows_to_all": 0}, {"means": 0}, "without CCTA"),
-    (2, {"signatures_sent": 3.0}, {"signatures": 3 * 64}, "mutual association"),
+    (2, {"sought_sent": 8.0, "signatures_sent": 3.0}, {"matches": (2 * 8 + 3) * 64}, "mutual association"),
     (2, {"images_sent": 0, "head_rows": 10}, {"features": 0, "heads": 10 * 17 * 4}, "replicated heads"),
 ]
 
