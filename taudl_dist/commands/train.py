@@ -22,7 +22,8 @@ class TrainArgs(Config):
 
     Example: taudl train --data dataset --out runs/first --workers 2 --model small optim.lr=1e-3
 
-    Short names: --model NAME is --model.name, --weights FILE is --model.weights.
+    Short names: --model NAME is --model.name, --weights FILE is --model.weights, --evaluate-every N is --evaluation.every, and
+    --evaluate-data DATASET is --evaluation.data.
     """
 
     config: str = ""
@@ -129,7 +130,12 @@ def _underneath(tokens: list[str], overrides: dict[str, Any]) -> dict[str, Any]:
 
 def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Flags with short names written out, and name=value words as a nested mapping."""
-    short = {"--model": "--model.name", "--weights": "--model.weights"}
+    short = {
+        "--model": "--model.name",
+        "--weights": "--model.weights",
+        "--evaluate-every": "--evaluation.every",
+        "--evaluate-data": "--evaluation.data",
+    }
     tokens: list[str] = []
     overrides: dict[str, Any] = {}
     for word in argv:
