@@ -17,7 +17,7 @@ test-fast: install
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-# Ray jobs on several hosts that are cut off, killed and added; the hosts are namespaces of this machine: needs root, iproute2, 3 minutes
+# Ray jobs on several hosts that are cut off, killed and added; the hosts are namespaces of this machine: needs root, iproute2, 10 minutes on two busy cores
 test-cluster: install
 	TAUDL_HOSTS=1 $(BIN)/python -m pytest tests/cluster_hosts
 

@@ -138,7 +138,7 @@ def test_training_with_two_workers(place: Workplace, undisturbed: Path) -> None:
 def test_training_with_one_worker_or_two(place: Workplace, undisturbed: Path) -> None:
     """A host is cut off and the other goes on alone, until one comes."""
     place.at_least(2)
-    run = place.train("one-or-two", "--workers", "1:2", step_s=0.4)
+    run = place.train("one-or-two", "--workers", "1:2", step_s=1.5)  # a host takes half a minute to come
     run.until_step(8)
     place.cut()
     run.until_attempt(2)
