@@ -20,7 +20,7 @@ FLAGS = ["--interval-s", "2", "--max-frames", "8", "--crops-per-shard", "8"]
 
 @pytest.mark.slow
 def test_a_machine_goes_and_another_comes(make_corpus, tmp_path):
-    corpus = make_corpus(cameras=4, people=12)
+    corpus = make_corpus(cameras=4, people=24)
     settings = ShardSettings(interval_s=2.0, max_frames=8, crops_per_shard=8)
     expected = shard_corpus(corpus.videos, corpus.tracks, tmp_path / "one", settings=settings)
     out = tmp_path / "out"
@@ -41,10 +41,10 @@ def test_a_machine_goes_and_another_comes(make_corpus, tmp_path):
         )
         wait_for(5)
         cluster.kill(second)
-        wait_for(12)
+        wait_for(20)
         cluster.add()
         said = job.communicate(timeout=240)[0]
     assert job.returncode == 0, said
     assert json.loads((out / "dataset.json").read_text())["digest"] == expected["digest"]
-    assert len(committed(out)) == 3 * 48
+    assert len(committed(out)) == 3 * 96
     assert not list(out.rglob("*.tmp-*"))
