@@ -131,9 +131,10 @@ def test_faults_while_opening_are_healed(uploaded, object_store, fault):
 
 
 @pytest.mark.parametrize("fault", ["stall", "drip"])
-def test_an_answer_that_does_not_come_is_given_up(uploaded, object_store, fault):
+def test_an_answer_that_does_not_come_is_given_up(uploaded, object_store, fault, monkeypatch):
     """On a busy machine others may be, too."""
     local, uri, extents = uploaded
+    monkeypatch.setattr(object_store, "stall_s", 5.0)
     remote = open_dataset(uri, StorageConfig(timeout_s=0.9))
     object_store.fail(fault, times=1)
     assert TrackletReader(remote).read(*extents[0]) == TrackletReader(local).read(*extents[0])
@@ -374,7 +375,8 @@ def test_a_write_that_is_refused_says_what_to_check(object_store, tmp_path):
         open_storage(object_store.uri("x").replace("corpus", "nobucket"), StorageConfig()).write_file("x", b"x")
 
 
-def test_a_write_that_is_not_answered_is_given_up(object_store, tmp_path):
+def test_a_write_that_is_not_answered_is_given_up(object_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(object_store, "stall_s", 5.0)
     target = open_storage(object_store.uri(f"silent/{tmp_path.name}"), StorageConfig(timeout_s=0.9))
     object_store.fail("stall", method="PUT", times=1)
     target.write_file("x", b"x")

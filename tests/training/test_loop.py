@@ -52,6 +52,7 @@ def test_the_run_folder_holds_what_it_should(undisturbed: Path, dataset: Path) -
         "loss",
         "pctd",
         "ccta",
+        "mutual",
         "lr",
         "images_per_s",
         "data_wait_s",
