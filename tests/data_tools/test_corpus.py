@@ -149,8 +149,7 @@ def test_bytes_do_not_depend_on_kills(make_corpus, tmp_path):
     script = textwrap.dedent(f"""
         import av, PIL.Image, webdataset.writer  # so that the time until the kill is time at work
         from data_tools.corpus import shard_corpus
-        from data_tools.folder import LocalFolder
-from data_tools.sources import ShardSettings
+        from data_tools.sources import ShardSettings
         print("ready", flush=True)
         shard_corpus({str(corpus.videos)!r}, {str(corpus.tracks)!r}, {str(out)!r},
                      settings=ShardSettings(interval_s=2.0, crops_per_shard=4, max_frames=8))
