@@ -5,14 +5,12 @@ A training run that several tables share keeps the parent that came first; the t
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from taudl_dist import tracking
-from taudl_dist.progress import log
 from taudl_dist.reproduce.experiment import Experiment, Outcome, tracking_place
 from taudl_dist.reproduce.result import Result
 
@@ -30,7 +28,7 @@ class Parent:
         uri = tracking.tracking_uri(config)
         if uri is None:
             return
-        with _tolerated(f"MLflow at {uri} is out of reach; the table is not in it"):
+        with tracking.tolerated(f"MLflow at {uri} is out of reach; the table is not in it"):
             client = tracking.connect(uri)
             self._place = self._open(client, uri) or self._create(client, uri, config.tracking.experiment)
             self._file.write_text(json.dumps(self._place) + "\n")
@@ -49,7 +47,7 @@ class Parent:
         place = self._place
         if place is None or outcome.mlflow is None or outcome.mlflow["uri"] != place["uri"]:
             return
-        with _tolerated(
+        with tracking.tolerated(
             f"MLflow at {place['uri']} is out of reach; {outcome.run} does not stand below its table there"
         ):
             client, run_id = tracking.connect(place["uri"]), outcome.mlflow["run_id"]
@@ -62,7 +60,7 @@ class Parent:
         place = self._place
         if place is None:
             return
-        with _tolerated(f"MLflow at {place['uri']} is out of reach; the table is not in it"):
+        with tracking.tolerated(f"MLflow at {place['uri']} is out of reach; the table is not in it"):
             client, run_id = tracking.connect(place["uri"]), place["run_id"]
             for name, value in means(result).items():
                 client.log_metric(run_id, name, value)
@@ -105,12 +103,3 @@ def means(result: Result) -> dict[str, float]:
                 if number.mean is not None:
                     found[f"{prefix}{line.name}/{rate}"] = number.mean / 100
     return found
-
-
-@contextlib.contextmanager
-def _tolerated(warning: str) -> Iterator[None]:
-    """Whatever goes wrong between us and the tracking server becomes one line; no experiment ends for it."""
-    try:
-        yield
-    except Exception as error:  # network, database, HTTP and MLflow errors have no common ancestor
-        log(f"warning: {warning} ({type(error).__name__}: {' '.join(str(error).split())[:200]})")

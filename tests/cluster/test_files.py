@@ -115,7 +115,10 @@ def test_pods_are_drained_before_they_are_killed(group: dict[str, Any]) -> None:
     assert "kill -TERM" in pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
 
 
-@pytest.mark.skipif(not shutil.which("pgrep"), reason="the image has pgrep (procps), this machine has not")
+@pytest.mark.skipif(
+    not shutil.which("pgrep"),
+    reason="runs the hook itself, which calls pgrep: in our image (procps), not on this machine",
+)
 def test_the_drain_hook_finds_the_ray_that_blocks(tmp_path: Path) -> None:
     """`ray start --block` under a shell that keeps SIGTERM for itself, as in a pod."""
     hook = KUBERAY["raycluster"][0]["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["lifecycle"]

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not shutil.which("wget"), reason="spot_notice.sh asks with wget, which is not here")
+pytestmark = pytest.mark.skipif(
+    not shutil.which("wget"),
+    reason="runs spot_notice.sh itself, which calls wget: on the clouds' machines, not on this one",
+)
 SCRIPT = Path(__file__).parents[2] / "cluster" / "spot_notice.sh"
 RAY = "trap 'echo drained for $RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S; exit 5' TERM; echo up; while true; do sleep 0.05; done"
 

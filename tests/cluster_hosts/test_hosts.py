@@ -25,7 +25,10 @@ from .hosts import Cluster, Host, cluster, why_not
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.skipif("TAUDL_HOSTS" not in os.environ, reason="several hosts need root: make test-cluster"),
+    pytest.mark.skipif(
+        "TAUDL_HOSTS" not in os.environ,
+        reason="makes networks, which takes root and minutes, so only when asked for: make test-cluster",
+    ),
 ]
 
 STEPS = 40

@@ -282,8 +282,11 @@ def small_disk(tmp_path):
     def mount(size: int) -> Path:
         how = ["remount," if os.path.ismount(place) else ""]
         words = ["mount", "-t", "tmpfs", "-o", f"{how[0]}size={size}", "tmpfs", str(place)]
-        if subprocess.run(words, capture_output=True, check=False).returncode:
-            pytest.skip("only root may mount a disk")
+        mounted = subprocess.run(words, capture_output=True, text=True, check=False)
+        if mounted.returncode:
+            pytest.skip(
+                f"a disk that really fills has to be mounted, which is not allowed here: {mounted.stderr.strip()}"
+            )
         return place
 
     yield mount
